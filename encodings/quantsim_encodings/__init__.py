@@ -1,0 +1,100 @@
+"""Quantization encodings as data: formats, encodings, and the JSON files that carry them. Needs no torch.
+
+Everything is re-exported lazily, so that ``import quantsim_encodings.formats`` (all that kernels need) loads neither
+numpy nor pydantic.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quantsim_encodings.encoding import (
+        AffineEncoding,
+        DynamicEncoding,
+        Encoding,
+        FixedPointEncoding,
+        FloatEncoding,
+        GroupedBlockEncoding,
+        MXEncoding,
+        OpticalEncoding,
+    )
+    from quantsim_encodings.errors import EncodingsError, Problem
+    from quantsim_encodings.formats import (
+        NAMED_FLOAT_FORMATS,
+        NAMED_MX_FORMATS,
+        FixedPointFormat,
+        FloatFormat,
+        Format,
+        IntFormat,
+        MXFormat,
+        MXScaleRule,
+        NanEncoding,
+        NVFP4Format,
+        OpticalFormat,
+        RoundingMode,
+        float_format,
+        mx_format,
+    )
+    from quantsim_encodings.granularity import (
+        Flattened,
+        Granularity,
+        PerBlock,
+        PerBlocks,
+        PerChannel,
+        PerTensor,
+        PerToken,
+    )
+
+__all__ = [
+    "NAMED_FLOAT_FORMATS",
+    "NAMED_MX_FORMATS",
+    "AffineEncoding",
+    "DynamicEncoding",
+    "Encoding",
+    "EncodingsError",
+    "FixedPointEncoding",
+    "FixedPointFormat",
+    "Flattened",
+    "FloatEncoding",
+    "FloatFormat",
+    "Format",
+    "Granularity",
+    "GroupedBlockEncoding",
+    "IntFormat",
+    "MXEncoding",
+    "MXFormat",
+    "MXScaleRule",
+    "NVFP4Format",
+    "NanEncoding",
+    "OpticalEncoding",
+    "OpticalFormat",
+    "PerBlock",
+    "PerBlocks",
+    "PerChannel",
+    "PerTensor",
+    "PerToken",
+    "Problem",
+    "RoundingMode",
+    "float_format",
+    "mx_format",
+]
+
+# Searched in this order for a public name; each module's own ``__all__`` says what it holds.
+_MODULES = ("formats", "granularity", "errors", "encoding")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for module_name in _MODULES:
+            module = importlib.import_module(f"{__name__}.{module_name}")
+            if name in module.__all__:
+                value = getattr(module, name)
+                globals()[name] = value
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

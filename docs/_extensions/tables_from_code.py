@@ -1,0 +1,87 @@
+"""Directives whose tables are made from the code, so that no page can disagree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> nodes.table:
+    """A docutils table; text between backticks becomes code."""
+    group = nodes.tgroup(cols=len(header))
+    group += [nodes.colspec(colwidth=width) for width in widths]
+    head, body = nodes.thead(), nodes.tbody()
+    head += row(header)
+    body += [row(cells) for cells in rows]
+    group += [head, body]
+    whole = nodes.table(classes=["colwidths-given"])
+    whole += group
+    return whole
+
+
+def row(cells: Sequence[str]) -> nodes.row:
+    """One row of a table."""
+    result = nodes.row()
+    for cell in cells:
+        paragraph = nodes.paragraph()
+        for place, piece in enumerate(cell.split("`")):
+            if piece:
+                paragraph += nodes.literal(text=piece) if place % 2 else nodes.Text(piece)
+        result += nodes.entry("", paragraph)
+    return result
+
+
+class PresetsDirective(Directive):
+    """Name, meaning, weights and activations of every preset."""
+
+    def run(self) -> list[nodes.Node]:
+        from quantsim.sim import preset, preset_names
+
+        rows = []
+        for name in preset_names():
+            config = preset(name)
+            weights, activations = (
+                setting.label if setting else "not quantized" for setting in (config.weights, config.activations)
+            )
+            rows.append((f"`{name}`", weights, activations, config.activation_placement.value))
+        return [table(("preset", "weights", "activations", "placed at"), rows, (20, 32, 32, 16))]
+
+
+class KernelsDirective(Directive):
+    """Every registered kernel."""
+
+    def run(self) -> list[nodes.Node]:
+        from quantsim_kernels import registry
+
+        rows = [
+            (f"`{kernel.op}`", kernel.scheme.value, kernel.backend.value, str(kernel.priority), kernel.description)
+            for kernel in registry.kernels()
+        ]
+        return [table(("op", "scheme", "backend", "priority", "what it is"), rows, (28, 10, 12, 10, 40))]
+
+
+class QuantizedModulesDirective(Directive):
+    """Every row of the table of quantized modules."""
+
+    def run(self) -> list[nodes.Node]:
+        from quantsim.nn import table as modules
+
+        rows = [
+            (f"`Quantized{spec.module_class.__name__}`", f"`{spec.op}`", str(spec.inputs), str(spec.outputs))
+            for spec in modules.MODULE_SPECS
+        ]
+        return [table(("quantized form", "op", "inputs", "outputs"), rows, (45, 30, 12, 12))]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Sphinx's entry point."""
+    app.add_directive("presets", PresetsDirective)
+    app.add_directive("kernels", KernelsDirective)
+    app.add_directive("quantized-modules", QuantizedModulesDirective)
+    return {"parallel_read_safe": True}

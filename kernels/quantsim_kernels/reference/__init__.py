@@ -1,0 +1,7 @@
+"""The numeric rules of quantsim, each written once in plain torch; every backend is tested against these."""
+
+from __future__ import annotations
+
+from quantsim_kernels.reference import affine
+
+__all__ = ["affine"]

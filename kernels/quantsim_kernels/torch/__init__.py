@@ -1,0 +1,7 @@
+"""Fast kernels in plain torch, for the CPU; bit-equal to the reference."""
+
+from __future__ import annotations
+
+from quantsim_kernels.torch import affine
+
+__all__ = ["affine"]

@@ -1,0 +1,89 @@
+"""Cuts a tensor, and the scales that broadcast to it, into matching pieces that fit the processor's cache.
+
+A chain of element-wise ops over a large tensor reads and writes memory once for each op; run piece by piece, only the
+first read and the last write leave the cache. That makes five ops cost about as much as two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+__all__ = ["PIECE_ELEMENTS", "WHOLE_ELEMENTS", "aligned_views", "pieces"]
+
+PIECE_ELEMENTS = 2**20
+"""Elements of one piece: 4 MiB of float32; smaller pieces cost more in calls than they save."""
+
+WHOLE_ELEMENTS = 2**21
+"""Tensors up to this size are not cut."""
+
+
+def aligned_views(
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor | None], view: Sequence[int]
+) -> tuple[list[Tensor], list[Tensor | None]] | None:
+    """Views of everything in the fewest dimensions in which all of it still broadcasts.
+
+    Neighbouring dimensions merge where every parameter either spans both or is constant over both: a per-tensor scale
+    leaves one dimension, a per-channel scale two or three, blocks along the last dimension two.
+
+    Args:
+        tensors: tensors of one shape; all are viewed in the memory order of the first.
+        parameters: tensors that broadcast to ``view`` (or ``None``).
+        view: the shape in which they broadcast, a split of the tensors' own (see ``blocked_shapes``).
+
+    Returns:
+        ``(views, parameter_views)``, or ``None`` where the first tensor's memory has gaps or overlaps.
+    """
+    lead = tensors[0].view(view)
+    order = sorted(range(lead.dim()), key=lambda axis: -lead.stride(axis))
+    if not lead.permute(order).is_contiguous():
+        return None
+    spread = [p if p is None else p.reshape((1,) * (len(view) - p.dim()) + tuple(p.shape)) for p in parameters]
+    merged: list[int] = []
+    merged_spans: list[tuple[bool, ...]] = []
+    for axis in order:
+        if view[axis] == 1:
+            continue
+        spans = tuple(p is not None and p.shape[axis] != 1 for p in spread)
+        if merged and merged_spans[-1] == spans:
+            merged[-1] *= view[axis]
+        else:
+            merged.append(view[axis])
+            merged_spans.append(spans)
+    views = [tensor.reshape(view).permute(order).reshape(merged) for tensor in tensors]
+    parameter_views: list[Tensor | None] = []
+    for index, parameter in enumerate(spread):
+        if parameter is None:
+            parameter_views.append(None)
+        else:
+            shape = [size if spans[index] else 1 for size, spans in zip(merged, merged_spans, strict=True)]
+            parameter_views.append(parameter.permute(order).reshape(shape))
+    return views, parameter_views
+
+
+def pieces(
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor | None], elements: int = PIECE_ELEMENTS
+) -> Iterator[tuple[list[Tensor], list[Tensor | None]]]:
+    """Matching slices of what :func:`aligned_views` returned, of about ``elements`` elements each."""
+    shape = tensors[0].shape
+    if tensors[0].numel() <= elements or not shape:
+        yield list(tensors), list(parameters)
+        return
+    row = math.prod(shape[1:])
+    if row > 2 * elements:
+        for index in range(shape[0]):
+            yield from pieces(
+                [tensor[index] for tensor in tensors],
+                [p if p is None else p[index if p.shape[0] != 1 else 0] for p in parameters],
+                elements,
+            )
+        return
+    rows = max(1, elements // row)
+    for start in range(0, shape[0], rows):
+        length = min(rows, shape[0] - start)
+        yield (
+            [tensor.narrow(0, start, length) for tensor in tensors],
+            [p if p is None or p.shape[0] == 1 else p.narrow(0, start, length) for p in parameters],
+        )

@@ -1,0 +1,120 @@
+"""Scale and offset derived from min and max: computed once per change of the range, not once per forward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from quantsim.quantization.affine.base import AffineQuantizerBase
+
+__all__ = ["DerivedRange"]
+
+
+class DerivedRange:
+    """Scale and offset of one state of a quantizer's ``min`` and ``max``.
+
+    Invariant: `is_current` is true only while ``min`` and ``max`` are the same tensors, in the same memory, with no
+    in-place operation since (PyTorch's version counters tell).
+
+    Args:
+        quantizer: Whose range it is; its scale rule (`AffineQuantizerBase.scale_from_range`) is applied.
+        minimum: Lower ends.
+        maximum: Upper ends.
+    """
+
+    __slots__ = (
+        "_linked",
+        "_quantizer_rule",
+        "_range",
+        "fixed_offset",
+        "maximum",
+        "maximum_address",
+        "maximum_version",
+        "minimum",
+        "minimum_address",
+        "minimum_version",
+        "offset",
+        "scale",
+    )
+
+    def __init__(self, quantizer: AffineQuantizerBase, minimum: Tensor, maximum: Tensor) -> None:
+        self.minimum, self.maximum = minimum, maximum
+        self.minimum_address, self.maximum_address = minimum.data_ptr(), maximum.data_ptr()
+        tracked = not (minimum.is_inference() or maximum.is_inference())
+        self.minimum_version = minimum._version if tracked else -1
+        self.maximum_version = maximum._version if tracked else -1
+        self._quantizer_rule = quantizer.scale_from_range
+        self._linked: tuple[Tensor, Tensor | None] | None = None
+        # Tensors made in inference mode could not be used by a later training forward.
+        with torch.inference_mode(False), torch.no_grad():
+            self._range = minimum.detach().clone(), maximum.detach().clone()
+            scale, offset = self._quantizer_rule(*self._range)
+        self.fixed_offset = quantizer.symmetric
+        self.scale = quantizer.kernel_operand(scale)
+        self.offset = None if quantizer.has_zero_offset else quantizer.kernel_operand(offset)
+
+    def is_current(self, minimum: Tensor | None, maximum: Tensor | None) -> bool:
+        """Whether nothing happened to the range since."""
+        return (
+            minimum is self.minimum
+            and maximum is self.maximum
+            and minimum is not None
+            and maximum is not None
+            and not minimum.is_inference()
+            and not maximum.is_inference()
+            and minimum._version == self.minimum_version
+            and maximum._version == self.maximum_version
+            and minimum.data_ptr() == self.minimum_address
+            and maximum.data_ptr() == self.maximum_address
+        )
+
+    def with_gradient(self) -> tuple[Tensor, Tensor | None]:
+        """Scale and offset connected to ``min`` and ``max``: gradients that reach them go on to the range.
+
+        The connection is one autograd node that saves nothing in the graph, so it serves any number of forwards and
+        backwards until the range changes.
+        """
+        if self._linked is None:
+            scale, offset = _RangeLink.apply(self.minimum, self.maximum, self)
+            self._linked = scale, (None if self.offset is None else offset)
+        return self._linked
+
+    def range_gradients(self, scale_gradient: Tensor, offset_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gradients of ``min`` and ``max`` from those of scale and offset, by the reference's own differentiation."""
+        with torch.enable_grad():
+            minimum, maximum = (end.detach().requires_grad_() for end in self._range)
+            scale, offset = self._quantizer_rule(minimum, maximum)
+            outputs, gradients = [scale], [scale_gradient.reshape(scale.shape).to(scale.dtype)]
+            if offset_gradient is not None and offset.requires_grad:
+                outputs.append(offset)
+                gradients.append(offset_gradient.reshape(offset.shape).to(offset.dtype))
+            return torch.autograd.grad(outputs, (minimum, maximum), gradients)  # type: ignore[return-value]
+
+
+class _RangeLink(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, minimum: Tensor, maximum: Tensor, derived: DerivedRange) -> tuple[Tensor, Tensor]:
+        # On ctx, not in save_for_backward: saved tensors are freed by the first backward, this node is used by many.
+        ctx.derived = derived
+        ctx.dtypes = minimum.dtype, maximum.dtype
+        ctx.set_materialize_grads(False)
+        scale = derived.scale.clone()
+        return scale, (scale.new_zeros(()) if derived.offset is None else derived.offset.clone())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        scale_gradient, offset_gradient = gradients
+        derived: DerivedRange = ctx.derived
+        if scale_gradient is None and offset_gradient is None:
+            return None, None, None
+        if scale_gradient is None:
+            scale_gradient = torch.zeros_like(derived.scale)
+        if derived.offset is None:
+            offset_gradient = None
+        minimum, maximum = derived.range_gradients(scale_gradient, offset_gradient)
+        return minimum.to(ctx.dtypes[0]), maximum.to(ctx.dtypes[1]), None

@@ -1,0 +1,254 @@
+"""One run of a model on example inputs, which tells where tensors come from and what computes outside quantizable modules.
+
+Tensors are followed by identity. Two tensors are the same value if one is a view of the other and neither was written since; so the
+input of a module is known to be the output of another one without tracing the model's Python code, whatever that code is.
+Functional operations are seen through a :class:`torch.overrides.TorchFunctionMode`; they are recorded, not quantized.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from quantsim.errors import ConfigurationError
+from quantsim.sim.example_inputs import ModelInputs
+from quantsim.sim.operations import COPYING_OPERATIONS, GEMM_OPERATIONS, IGNORED_OPERATIONS, OPERATION_NAMES
+
+__all__ = ["ExampleRun", "ModuleCall", "OutputReference", "UnquantizedOperation", "run_example"]
+
+
+@dataclass(frozen=True)
+class OutputReference:
+    """One output of one module: where a tensor came from."""
+
+    module: str
+    index: int
+
+
+@dataclass(frozen=True)
+class UnquantizedOperation:
+    """Floating-point arithmetic that no quantizable module does, so that no quantizer can sit there.
+
+    Attributes:
+        module: Path of the module in whose ``forward`` it happens; ``""`` is the whole model.
+        module_type: Class name of that module.
+        operation: Name of the torch function, such as ``scaled_dot_product_attention``.
+        count: How often in the example run.
+        multiplies: Matrix multiplications that one call stands for (2 for attention).
+    """
+
+    module: str
+    module_type: str
+    operation: str
+    count: int
+    multiplies: int = 0
+
+
+@dataclass(frozen=True)
+class ModuleInput:
+    """What one module saw at one input position, over all its calls."""
+
+    is_floating: bool
+    producers: frozenset[OutputReference | None]
+    """Modules' outputs it came from; None is a value that no module's output is (a model input, or a functional operation)."""
+
+
+@dataclass
+class ModuleCall:
+    """What one leaf module saw and gave in the example run."""
+
+    calls: int = 0
+    inputs: dict[int, ModuleInput] = field(default_factory=dict)
+    """By position among the tensors of the arguments, positional first, then keyword, in the order of the call."""
+    outputs: dict[int, bool] = field(default_factory=dict)
+    """Is the output at this position floating-point?"""
+    consumers: set[str | None] = field(default_factory=set)
+    """Modules that read an output; None is a functional operation, or the caller of the model."""
+
+    def see_input(self, position: int, is_floating: bool, producer: OutputReference | None) -> None:
+        """Add what one call saw at one position."""
+        before = self.inputs.get(position)
+        producers = frozenset({producer}) if before is None else before.producers | {producer}
+        self.inputs[position] = ModuleInput(is_floating or (before is not None and before.is_floating), producers)
+
+
+@dataclass(frozen=True)
+class ExampleRun:
+    """The record of one run.
+
+    Attributes:
+        calls: By module path, for every leaf that was asked about.
+        unquantized: Functional arithmetic outside those leaves.
+    """
+
+    calls: Mapping[str, ModuleCall]
+    unquantized: tuple[UnquantizedOperation, ...]
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    base = tensor._base
+    return tensor if base is None else base
+
+
+class _Recorder(TorchFunctionMode):
+    """Follows tensors by identity and notes functional operations while no leaf module runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, ModuleCall] = {}
+        self.operations: Counter[tuple[str, str]] = Counter()
+        self.path: list[str] = []
+        self.leaf_depth = 0
+        self._origin: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def origin_of(self, tensor: Tensor) -> OutputReference | None:
+        found = self._origin.get(_identity(tensor))
+        if found is None or found[1] != tensor._version:
+            return None
+        return found[0]
+
+    def set_origin(self, tensor: Tensor, reference: OutputReference) -> None:
+        self._origin[_identity(tensor)] = (reference, tensor._version)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.leaf_depth or not isinstance(result, (Tensor, tuple, list)):
+            return result
+        name = getattr(func, "__name__", "")
+        name = OPERATION_NAMES.get(name, name)
+        if name in IGNORED_OPERATIONS:
+            return result
+        outputs = [tensor for tensor in _tensors(result) if tensor.is_floating_point()]
+        if not outputs:
+            return result
+        inputs = [tensor for tensor in _tensors((args, kwargs or {})) if tensor.is_floating_point()]
+        if not inputs:
+            return result
+        bases = {id(_identity(tensor)) for tensor in inputs}
+        is_written = name.endswith("_") and not name.endswith("__")
+        if not is_written and all(id(_identity(tensor)) in bases for tensor in outputs):
+            return result
+        origins = [self.origin_of(tensor) for tensor in inputs]
+        if name in COPYING_OPERATIONS:
+            if origins[0] is not None and len(outputs) == 1 and id(_identity(outputs[0])) not in bases:
+                self.set_origin(outputs[0], origins[0])
+            return result
+        for origin in origins:
+            if origin is not None:
+                self.calls[origin.module].consumers.add(None)
+        self.operations[self.path[-1] if self.path else "", name.rstrip("_") if is_written else name] += 1
+        return result
+
+
+def _entering(recorder: _Recorder, path: str, is_leaf: bool) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recorder.path.append(path)
+        if not is_leaf:
+            return
+        if recorder.leaf_depth == 0:
+            call = recorder.calls.setdefault(path, ModuleCall())
+            call.calls += 1
+            for position, tensor in enumerate(_tensors((args, kwargs))):
+                origin = recorder.origin_of(tensor)
+                call.see_input(position, tensor.is_floating_point(), origin)
+                if origin is not None:
+                    recorder.calls[origin.module].consumers.add(path)
+        recorder.leaf_depth += 1
+
+    return hook
+
+
+def _leaving(recorder: _Recorder, path: str, is_leaf: bool, keeps_grid: bool) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        recorder.path.pop()
+        if not is_leaf:
+            return
+        recorder.leaf_depth -= 1
+        if recorder.leaf_depth:
+            return
+        call = recorder.calls[path]
+        inputs = _tensors((args, kwargs))
+        kept = recorder.origin_of(inputs[0]) if keeps_grid and inputs else None
+        for position, tensor in enumerate(_tensors(output)):
+            call.outputs[position] = tensor.is_floating_point()
+            if tensor.is_floating_point():
+                recorder.set_origin(tensor, kept or OutputReference(path, position))
+
+    return hook
+
+
+def run_example(
+    model: nn.Module,
+    inputs: ModelInputs,
+    leaves: Mapping[str, nn.Module],
+    *,
+    keeps_grid: frozenset[str] = frozenset(),
+) -> ExampleRun:
+    """Run the model once, without gradients, in evaluation mode, and record.
+
+    Training flags and hooks are as before afterwards, also when the model fails.
+
+    Args:
+        model: Model to run.
+        inputs: What to run it on; moved to the model's device.
+        leaves: Modules, by path, that are looked at from outside only (those that can be quantized).
+        keeps_grid: Paths of those leaves whose output holds values of their first input only (flatten, max-pool, ...).
+
+    Raises:
+        ConfigurationError: The model fails on these inputs.
+    """
+    paths = dict(model.named_modules())
+    recorder = _Recorder()
+    tensor = next(model.parameters(), next(model.buffers(), None))
+    if tensor is not None:
+        inputs = inputs.to(tensor.device)
+    training = [(module, module.training) for module in paths.values()]
+    handles = []
+    try:
+        model.eval()
+        for path, module in paths.items():
+            is_leaf = path in leaves
+            handles.append(module.register_forward_pre_hook(_entering(recorder, path, is_leaf), with_kwargs=True, prepend=True))
+            hook = _leaving(recorder, path, is_leaf, path in keeps_grid)
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        with torch.no_grad(), recorder:
+            output = inputs.call(model)
+        for result in _tensors(output):
+            origin = recorder.origin_of(result)
+            if origin is not None:
+                recorder.calls[origin.module].consumers.add(None)
+    except Exception as error:
+        where = f"module '{recorder.path[-1]}'" if recorder.path and recorder.path[-1] else "the model"
+        raise ConfigurationError(
+            "the model does not run on them",
+            where="example_inputs",
+            got=f"{type(error).__name__} in {where}: {error}",
+            expected=f"inputs that {type(model).__name__} runs on",
+            fix="give (args, kwargs) such that model(*args, **kwargs) works",
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was_training in training:
+            module.training = was_training
+    operations = tuple(
+        UnquantizedOperation(path, type(paths[path]).__name__, name, count, GEMM_OPERATIONS.get(name, 0))
+        for (path, name), count in recorder.operations.items()
+    )
+    return ExampleRun(recorder.calls, operations)

@@ -1,0 +1,3 @@
+"""Every name is an empty module class."""
+
+from .._placeholder import placeholder_class as __getattr__  # noqa: F401
