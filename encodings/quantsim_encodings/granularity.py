@@ -100,10 +100,14 @@ class Flattened(Granularity):
 
     Args:
         block_size: Elements in a block where the file says so (1.0.0 does), else ``None``.
+        per_channel: Whether the file says that there is one set for each channel.
     """
 
     block_size: int | None = None
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         if self.block_size is not None:
             _require_block_size("Flattened", self.block_size)
+            if self.per_channel:
+                raise ValueError("Flattened: got block_size and per_channel, expected at most one of them")

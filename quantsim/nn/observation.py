@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +19,16 @@ __all__ = ["CalibrationReport", "QuantizerPlace", "observe", "preserve_on_error"
 
 @dataclass(frozen=True)
 class QuantizerPlace:
-    """A quantizer and where in the model it sits, such as ``encoder.fc.output_quantizers[0]``."""
+    """A quantizer and where in the model it sits, such as ``encoder.fc.output_quantizers[0]``.
+
+    Args:
+        location: For people.
+        key: Its index or parameter name in its container.
+        quantizer: The quantizer.
+    """
 
     location: str
+    key: str
     quantizer: QuantizerBase
 
 
@@ -39,9 +46,7 @@ class CalibrationReport:
 
 
 @contextmanager
-def observe(
-    places: Sequence[QuantizerPlace], report: CalibrationReport, preparation: Callable[[], object] | None = None
-) -> Iterator[CalibrationReport]:
+def observe(places: Sequence[QuantizerPlace], report: CalibrationReport) -> Iterator[CalibrationReport]:
     """Puts quantizers in pass-through observation inside the block, and sets their ranges when it ends normally.
 
     Quantizers that must not be overwritten keep quantizing. A quantizer in several places is observed once, over all
@@ -50,7 +55,6 @@ def observe(
     Args:
         places: The quantizers; the locations are used in errors and the report.
         report: Filled in at the normal end.
-        preparation: Called before the block; what it changed in ``touched`` quantizers is the caller's to preserve.
     """
     distinct: dict[int, QuantizerPlace] = {}
     for place in places:
@@ -58,8 +62,6 @@ def observe(
     began: list[QuantizerPlace] = []
     with preserve_on_error([place.quantizer for place in distinct.values()]):
         try:
-            if preparation is not None:
-                preparation()
             for place in distinct.values():
                 place.quantizer.begin_observation()
                 if place.quantizer.is_observing:

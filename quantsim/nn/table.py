@@ -35,8 +35,8 @@ COMPOSITES: dict[type[nn.Module], str] = {
 
 row = ModuleSpec.derive
 
-_CONVOLUTION = "stride padding dilation groups padding_mode"
-_TRANSPOSED = "stride padding output_padding groups dilation padding_mode"
+_CONVOLUTION = "stride padding dilation groups"
+_TRANSPOSED = "stride padding output_padding groups dilation"
 _BATCH_NORM = "running_mean running_var training momentum eps"
 _POOL = "kernel_size stride padding"
 

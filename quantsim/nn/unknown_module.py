@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import keyword
 
 from torch import nn
 
@@ -55,6 +54,7 @@ def quantized_definition(module_class: type[nn.Module], mixin: type) -> str:
     signature, call, inputs = _describe_forward(module_class)
     own = mixin.__name__.removesuffix("izationMixin") + "ized"  # Quantized, FakeQuantized
     lines = [
+        *(["import inspect", ""] if "inspect." in signature else []),
         "import torch",
         f"from quantsim.nn import {mixin.__name__}",
         "",
@@ -94,7 +94,9 @@ def _describe_forward(module_class: type[nn.Module]) -> tuple[str, str, list[str
     inputs: list[str] = []
     defaults: list[inspect.Parameter] = []
     for position, parameter in enumerate(parameters):
-        bare = parameter.replace(annotation=inspect.Parameter.empty, default=_plain_default(parameter))
+        bare = parameter.replace(
+            annotation=inspect.Parameter.empty, default=_default_source(module_class.__name__, parameter)
+        )
         defaults.append(bare)
         if position == 0:
             continue
@@ -113,8 +115,8 @@ def _describe_forward(module_class: type[nn.Module]) -> tuple[str, str, list[str
     return ", ".join(definition), ", ".join(call), inputs
 
 
-def _plain_default(parameter: inspect.Parameter) -> object:
-    """The default if its text is source code that means the same, else a name that says where it comes from."""
+def _default_source(module_name: str, parameter: inspect.Parameter) -> object:
+    """The default if its text is source code that means the same, else code that looks it up."""
     default = parameter.default
     if default is inspect.Parameter.empty or default is None or isinstance(default, (bool, int, str, bytes)):
         return default
@@ -122,7 +124,7 @@ def _plain_default(parameter: inspect.Parameter) -> object:
         return default
     if isinstance(default, (tuple, list)) and all(isinstance(item, (bool, int, str)) for item in default):
         return default
-    return _Source(f"inspect.signature(super().forward).parameters[{parameter.name!r}].default")
+    return _Source(f"inspect.signature({module_name}.forward).parameters[{parameter.name!r}].default")
 
 
 class _Source:

@@ -203,7 +203,7 @@ class QuantizerBase(nn.Module):
             >>> quantizer = affine.QuantizeDequantize(shape=(), bitwidth=8, symmetric=True)
             >>> with quantizer.compute_encodings():
             ...     _ = quantizer(torch.tensor([-127.0, 10.0]))
-            >>> quantizer.get_scale()
+            >>> quantizer.get_scale().detach()
             tensor(0.9922)
         """
         self.begin_observation()

@@ -8,7 +8,7 @@ Functional operations are seen through a :class:`torch.overrides.TorchFunctionMo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantsim.errors import ConfigurationError
 from quantsim.sim.example_inputs import ModelInputs
+from quantsim.sim.leaf import Leaf
+from quantsim.sim.module_kinds import ModuleKind
 from quantsim.sim.operations import COPYING_OPERATIONS, GEMM_OPERATIONS, IGNORED_OPERATIONS, OPERATION_NAMES
 
-__all__ = ["ExampleRun", "ModuleCall", "OutputReference", "UnquantizedOperation", "run_example"]
+__all__ = ["ExampleRun", "InputReference", "ModuleCall", "OutputReference", "UnquantizedOperation", "run_example"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,19 @@ class OutputReference:
 
     module: str
     index: int
+
+
+@dataclass(frozen=True)
+class InputReference:
+    """One input of the model.
+
+    Attributes:
+        position: Place among the tensors of the arguments, positional ones first; -1 for keyword arguments.
+        keyword: Name of a keyword argument, else empty.
+    """
+
+    position: int
+    keyword: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,8 +72,8 @@ class ModuleInput:
     """What one module saw at one input position, over all its calls."""
 
     is_floating: bool
-    producers: frozenset[OutputReference | None]
-    """Modules' outputs it came from; None is a value that no module's output is (a model input, or a functional operation)."""
+    producers: frozenset[OutputReference | InputReference | None]
+    """Where it came from: a module's output, an input of the model, or None (a functional operation)."""
 
 
 @dataclass
@@ -73,7 +88,7 @@ class ModuleCall:
     consumers: set[str | None] = field(default_factory=set)
     """Modules that read an output; None is a functional operation, or the caller of the model."""
 
-    def see_input(self, position: int, is_floating: bool, producer: OutputReference | None) -> None:
+    def see_input(self, position: int, is_floating: bool, producer: OutputReference | InputReference | None) -> None:
         """Add what one call saw at one position."""
         before = self.inputs.get(position)
         producers = frozenset({producer}) if before is None else before.producers | {producer}
@@ -87,10 +102,12 @@ class ExampleRun:
     Attributes:
         calls: By module path, for every leaf that was asked about.
         unquantized: Functional arithmetic outside those leaves.
+        model_inputs: The tensors given to the model, in order.
     """
 
     calls: Mapping[str, ModuleCall]
     unquantized: tuple[UnquantizedOperation, ...]
+    model_inputs: tuple[InputReference, ...] = ()
 
 
 def _tensors(value: object) -> list[Tensor]:
@@ -113,16 +130,25 @@ class _Recorder(TorchFunctionMode):
         self.operations: Counter[tuple[str, str]] = Counter()
         self.path: list[str] = []
         self.leaf_depth = 0
+        self.model_inputs: tuple[InputReference, ...] = ()
         self._origin: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-    def origin_of(self, tensor: Tensor) -> OutputReference | None:
+    def origin_of(self, tensor: Tensor) -> OutputReference | InputReference | None:
         found = self._origin.get(_identity(tensor))
         if found is None or found[1] != tensor._version:
             return None
         return found[0]
 
-    def set_origin(self, tensor: Tensor, reference: OutputReference) -> None:
+    def set_origin(self, tensor: Tensor, reference: OutputReference | InputReference) -> None:
         self._origin[_identity(tensor)] = (reference, tensor._version)
+
+    def mark_model_inputs(self, inputs: ModelInputs) -> None:
+        named = [(InputReference(position), tensor) for position, tensor in enumerate(_tensors(inputs.args))]
+        keywords = (inputs.kwargs or {}).items()
+        named += [(InputReference(-1, keyword), value) for keyword, value in keywords if isinstance(value, Tensor)]
+        for reference, tensor in named:
+            self.set_origin(tensor, reference)
+        self.model_inputs = tuple(reference for reference, _ in named)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -150,41 +176,41 @@ class _Recorder(TorchFunctionMode):
                 self.set_origin(outputs[0], origins[0])
             return result
         for origin in origins:
-            if origin is not None:
+            if isinstance(origin, OutputReference):
                 self.calls[origin.module].consumers.add(None)
         self.operations[self.path[-1] if self.path else "", name.rstrip("_") if is_written else name] += 1
         return result
 
 
-def _entering(recorder: _Recorder, path: str, is_leaf: bool) -> Callable[..., None]:
+def _entering(recorder: _Recorder, path: str, leaf: Leaf | None) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         recorder.path.append(path)
-        if not is_leaf:
+        if leaf is None:
             return
         if recorder.leaf_depth == 0:
             call = recorder.calls.setdefault(path, ModuleCall())
             call.calls += 1
-            for position, tensor in enumerate(_tensors((args, kwargs))):
+            for position, tensor in leaf.bind_inputs(args, kwargs):
                 origin = recorder.origin_of(tensor)
                 call.see_input(position, tensor.is_floating_point(), origin)
-                if origin is not None:
+                if isinstance(origin, OutputReference):
                     recorder.calls[origin.module].consumers.add(path)
         recorder.leaf_depth += 1
 
     return hook
 
 
-def _leaving(recorder: _Recorder, path: str, is_leaf: bool, keeps_grid: bool) -> Callable[..., None]:
+def _leaving(recorder: _Recorder, path: str, leaf: Leaf | None) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         recorder.path.pop()
-        if not is_leaf:
+        if leaf is None:
             return
         recorder.leaf_depth -= 1
         if recorder.leaf_depth:
             return
         call = recorder.calls[path]
-        inputs = _tensors((args, kwargs))
-        kept = recorder.origin_of(inputs[0]) if keeps_grid and inputs else None
+        inputs = leaf.bind_inputs(args, kwargs) if leaf.kind is ModuleKind.GRID_KEEPING else []
+        kept = recorder.origin_of(inputs[0][1]) if inputs else None
         for position, tensor in enumerate(_tensors(output)):
             call.outputs[position] = tensor.is_floating_point()
             if tensor.is_floating_point():
@@ -196,9 +222,7 @@ def _leaving(recorder: _Recorder, path: str, is_leaf: bool, keeps_grid: bool) ->
 def run_example(
     model: nn.Module,
     inputs: ModelInputs,
-    leaves: Mapping[str, nn.Module],
-    *,
-    keeps_grid: frozenset[str] = frozenset(),
+    leaves: Sequence[Leaf],
 ) -> ExampleRun:
     """Run the model once, without gradients, in evaluation mode, and record.
 
@@ -207,8 +231,7 @@ def run_example(
     Args:
         model: Model to run.
         inputs: What to run it on; moved to the model's device.
-        leaves: Modules, by path, that are looked at from outside only (those that can be quantized).
-        keeps_grid: Paths of those leaves whose output holds values of their first input only (flatten, max-pool, ...).
+        leaves: Modules that are looked at from outside only (those that can be quantized).
 
     Raises:
         ConfigurationError: The model fails on these inputs.
@@ -222,16 +245,17 @@ def run_example(
     handles = []
     try:
         model.eval()
+        by_path = {leaf.path: leaf for leaf in leaves}
         for path, module in paths.items():
-            is_leaf = path in leaves
-            handles.append(module.register_forward_pre_hook(_entering(recorder, path, is_leaf), with_kwargs=True, prepend=True))
-            hook = _leaving(recorder, path, is_leaf, path in keeps_grid)
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            leaf = by_path.get(path)
+            handles.append(module.register_forward_pre_hook(_entering(recorder, path, leaf), with_kwargs=True, prepend=True))
+            handles.append(module.register_forward_hook(_leaving(recorder, path, leaf), with_kwargs=True))
+        recorder.mark_model_inputs(inputs)
         with torch.no_grad(), recorder:
             output = inputs.call(model)
         for result in _tensors(output):
             origin = recorder.origin_of(result)
-            if origin is not None:
+            if isinstance(origin, OutputReference):
                 recorder.calls[origin.module].consumers.add(None)
     except Exception as error:
         where = f"module '{recorder.path[-1]}'" if recorder.path and recorder.path[-1] else "the model"
@@ -251,4 +275,4 @@ def run_example(
         UnquantizedOperation(path, type(paths[path]).__name__, name, count, GEMM_OPERATIONS.get(name, 0))
         for (path, name), count in recorder.operations.items()
     )
-    return ExampleRun(recorder.calls, operations)
+    return ExampleRun(recorder.calls, operations, recorder.model_inputs)

@@ -2,7 +2,7 @@
 
     .oracle/bin/python tests/interop/record_model.py
 
-Writes ``vectors/model/``: ``tensors.npz`` (weights, input, output, the quantised weights) and ``model_<version>.encodings`` (ONNX tensor
+Writes ``vectors/model/``: ``tensors.npz`` (weights, input, output, and what goes into and comes out of every quantizer) and ``model_<version>.encodings`` (ONNX tensor
 names: 0.6.1, 1.0.0, 2.0.0, 2.1.0; ``_bias`` files also hold the int32 bias encodings that the exporter derives), ``torch.encodings``
 (module names). ``oracle_model.ONNX_NAMES`` says which module and tensor each ONNX name stands for.
 """
@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from oracle_model import ONNX_NAMES, OracleModel
 from vector_file import VectorFile
@@ -49,6 +51,31 @@ def entry_names(document: dict[str, Any]) -> set[str]:
         return {entry["name"] for entry in document["encodings"]}
     parts = (document["activation_encodings"], document["param_encodings"])
     return {entry["name"] if isinstance(entry, dict) else entry for part in parts for entry in part}
+
+
+def record_quantizers(sim: Any, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """Run the network; what goes into and comes out of each quantizer, so that a test need not trust two machines' matrix products."""
+    arrays: dict[str, np.ndarray] = {}
+    handles = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            arrays[f"{name}/before"] = inputs[0].detach().as_subclass(torch.Tensor).numpy()
+            arrays[f"{name}/after"] = output.detach().as_subclass(torch.Tensor).numpy()
+
+        return hook
+
+    for path, module in sim.named_qmodules():
+        containers = {"input": module.input_quantizers, "output": module.output_quantizers, "param": module.param_quantizers}
+        for role, container in containers.items():
+            for key, quantizer in container.items() if role == "param" else enumerate(container):
+                if quantizer is not None:
+                    handles.append(quantizer.register_forward_hook(watch(f"quantizers/{path}/{role}/{key}")))
+    # With gradients on: the oracle then divides by the scale, without them it may multiply by the inverse.
+    scores = sim.model(images).detach().as_subclass(torch.Tensor)
+    for handle in handles:
+        handle.remove()
+    return scores, arrays
 
 
 def write_exports(sim: Any, images: torch.Tensor, output: Path) -> None:
@@ -88,18 +115,13 @@ def main() -> int:
     model = OracleModel().eval()
     images = torch.randn(32, 2, 4, 4)
     sim = simulate(model, images)
+    scores, arrays = record_quantizers(sim, images)
     with torch.no_grad():
-        scores = sim.model(images).as_subclass(torch.Tensor)
-    # The oracle's own forward may go through torch.fake_quantize; a range gradient makes it divide instead.
-    divided = sim.model(images).detach().as_subclass(torch.Tensor)
-    print(f"output without and with division: {int((scores != divided).sum())} of {scores.numel()} elements differ")
+        fused = sim.model(images).as_subclass(torch.Tensor)
+    print(f"output with torch.fake_quantize: {int((fused != scores).sum())} of {scores.numel()} elements differ")
     write_exports(sim, images, output)
-    arrays = {f"state/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
-    arrays |= {"images": images.numpy(), "scores": scores.numpy(), "scores_divided": divided.numpy()}
-    for layer in ("convolution", "channel", "block", "grouped", "tensor"):
-        module = sim.model.get_submodule(layer)
-        weight = module.param_quantizers["weight"](module.weight).detach().as_subclass(torch.Tensor)
-        arrays[f"quantized/{layer}.weight"] = weight.numpy()
+    arrays |= {f"state/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    arrays |= {"images": images.numpy(), "scores": scores.numpy()}
     VectorFile({}, arrays).save(output / "tensors.npz")
     return 0
 

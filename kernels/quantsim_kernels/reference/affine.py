@@ -460,7 +460,7 @@ def quantize_dequantize_backward(
         ds = g * (rint(x/s) - x/s)    inside, g * (q + o) outside
         do = 0                        inside, g * s outside
 
-    ``ds`` and ``do`` are summed to the shapes of ``scale`` and ``offset``.
+    ``ds`` and ``do`` are summed, in float32 or wider, to the shapes of ``scale`` and ``offset``.
 
     Args:
         grad: gradient of the result, in the shape of ``x``.
@@ -483,7 +483,9 @@ def quantize_dequantize_backward(
     """
     dtype = computation_dtype(x.dtype, qmin, qmax)
     values, s, o = _operands(x, scale, offset, block_size, dtype)
-    g = grad.reshape(values.shape).to(dtype)
+    # Half precision holds the grid, but not sums over many elements.
+    wide = torch.promote_types(dtype, torch.float32)
+    g = grad.reshape(values.shape).to(wide)
     ratio = values / s
     if zero_point_shift:
         ratio = ratio - zero_point_shift
@@ -491,9 +493,9 @@ def quantize_dequantize_backward(
     shift: Tensor | float = 0.0 if o is None else o
     clamped = (rounded - shift).clamp(qmin, qmax) + shift
     inside = clamped == rounded
-    zero = torch.zeros((), dtype=dtype, device=x.device)
+    zero = torch.zeros((), dtype=wide, device=x.device)
     dx = torch.where(inside, g, zero)
-    dscale = (g * torch.where(inside, rounded - ratio, clamped)).sum_to_size(s.shape)
+    dscale = (g * torch.where(inside, rounded - ratio, clamped).to(wide)).sum_to_size(s.shape)
     doffset = None
     if offset is not None and o is not None:
         doffset = (torch.where(inside, zero, g) * s).sum_to_size(o.shape).reshape(offset.shape).to(offset.dtype)

@@ -181,6 +181,13 @@ def _sum_to(values: Tensor, shape: torch.Size) -> Tensor:
     return values.sum(dim=axes, keepdim=True) if axes else values
 
 
+def _reference_backward(*arguments: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The reference's gradients, for grids computed in half precision and for memory with gaps."""
+    *operands, wants = arguments
+    dx, dscale, doffset = reference.quantize_dequantize_backward(*operands)
+    return (dx if wants[0] else None, dscale if wants[1] else None, doffset if wants[2] else None)
+
+
 def _backward(
     grad: Tensor,
     x: Tensor,
@@ -198,6 +205,8 @@ def _backward(
     """
     wants_x, wants_scale, wants_offset = wants
     dtype = reference.computation_dtype(x.dtype, qmin, qmax)
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
     view, scale_view = reference.blocked_shapes(x.shape, scale.shape, block_size)
     s = scale.reshape(scale_view).to(dtype)
     o = None
@@ -210,11 +219,10 @@ def _backward(
     do = torch.zeros(o.shape if o is not None else (), dtype=torch.float64)
     aligned = aligned_views((x, grad, dx) if wants_x else (x, grad), (s, o, ds, do), view)
     if aligned is None or any(a is not None and a.data_ptr() != b.data_ptr() for a, b in zip(aligned[1][2:], (ds, do))):
-        gradients = reference.quantize_dequantize_backward(grad, x, scale, offset, qmin, qmax, block_size)
-        return tuple(g if wanted else None for g, wanted in zip(gradients, wants, strict=True))  # type: ignore[return-value]
+        return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
     size = min(x.numel(), 2 * PIECE_ELEMENTS)
     scratch = torch.empty((3, size), dtype=dtype)
-    for tensors, (s_piece, o_piece, ds_piece, do_piece) in pieces(*aligned):
+    for tensors, (s_piece, o_piece, ds_piece, do_piece) in pieces(*aligned, PIECE_ELEMENTS):
         source, g = tensors[0], tensors[1]
         assert s_piece is not None and ds_piece is not None and do_piece is not None
         t, r, c = (buffer[: source.numel()].view(source.shape) for buffer in scratch)

@@ -33,10 +33,15 @@ def parse_settings(program: str, arguments: Sequence[str]) -> DemoSettings:
         100
     """
     parser = argparse.ArgumentParser(
-        prog=program, description="Quantize MiniLM and a digits CNN under each preset; print accuracies, write encodings. Offline."
+        prog=program,
+        description="Quantize MiniLM and a digits CNN under each preset; print accuracies, write encodings. Offline.",
     )
-    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for what is written (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the texts: everything is shown, accuracies are rough")
+    parser.add_argument(
+        "--output", type=Path, default=Path("out/demo"), help="folder for what is written (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a quarter of the texts: everything is shown, accuracies are rough"
+    )
     parsed = parser.parse_args(arguments)
     return DemoSettings.quick_run(parsed.output) if parsed.quick else DemoSettings(output=parsed.output)
 
@@ -59,7 +64,9 @@ def run_in_terminal(
     Returns:
         Exit status: 0, or 1 after an error that the text printed explains.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported, which happens later and only in the demo
+    os.environ.setdefault(
+        "HF_HUB_OFFLINE", "1"
+    )  # read when transformers is imported, which happens later and only in the demo
     console = Console() if console is None else console
     try:
         result = run_demo(settings, console, on_simulation)
@@ -85,4 +92,6 @@ def _print_files(console: Console, output: Path, result: DemoResult, written: Se
     console.print(f"  {output / 'encodings'}/ ({sum(file.path is not None for file in files)} files)", highlight=False)
     for version in sorted({file.version for file in files if file.path is None}):
         schemes = sorted({file.scheme for file in files if file.path is None and file.version == version})
-        console.print(f"  not in {version} form, which cannot hold them: {', '.join(schemes)}", style="dim", highlight=False)
+        console.print(
+            f"  not in {version} form, which cannot hold them: {', '.join(schemes)}", style="dim", highlight=False
+        )

@@ -69,12 +69,17 @@ def load_digits(seed: int = 0) -> DigitsData:
 
 
 def train_digits_cnn(
-    data: DigitsData, *, epochs: int = 15, batch_size: int = 32, seed: int = 0, on_epoch: Callable[[], None] | None = None
+    data: DigitsData,
+    *,
+    epochs: int = 15,
+    batch_size: int = 32,
+    seed: int = 0,
+    on_epoch: Callable[[], None] | None = None,
 ) -> DigitsCNN:
     """Trains the CNN from scratch and returns it in evaluation mode.
 
-    Weights are drawn inside :func:`torch.random.fork_rng` and batches from an own generator, so the caller's random state stays as
-    it was and the result is the same on each run of one machine.
+    Weights are drawn inside :func:`torch.random.fork_rng` and batches from an own generator, so the caller's random
+    state stays as it was and the result is the same on each run of one machine.
 
     Args:
         data: Images and labels.
@@ -93,7 +98,9 @@ def train_digits_cnn(
     model.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(data.train_images), generator=generator).split(batch_size):
-            loss = nn.functional.cross_entropy(model(data.train_images[batch]), data.train_labels[batch], label_smoothing=0.1)
+            loss = nn.functional.cross_entropy(
+                model(data.train_images[batch]), data.train_labels[batch], label_smoothing=0.1
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -1,8 +1,9 @@
 """A real text corpus that every Python has: the docstrings of the standard library.
 
-The files are parsed with :mod:`ast`; nothing is imported, so nothing runs. Files are visited in sorted order, equal texts are kept
-once, and sampling draws from its own generator: one Python version, one corpus. Another Python version has other docstrings, so a
-figure measured on this corpus belongs to the version that :attr:`DocstringCorpus.python_version` names.
+The files are parsed with :mod:`ast`; nothing is imported, so nothing runs. Files are visited in sorted order, equal
+texts are kept once, and sampling draws from its own generator: one Python version, one corpus. Another Python version
+has other docstrings, so a figure measured on this corpus belongs to the version that
+:attr:`DocstringCorpus.python_version` names.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 
 __all__ = ["CorpusError", "Docstring", "DocstringCorpus", "RetrievalPair", "build_corpus", "read_docstrings"]
 
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "lib-dynload", "idle_test", "test", "tests"})
+_SKIPPED_FOLDERS = frozenset(
+    {"__pycache__", "site-packages", "dist-packages", "lib-dynload", "idle_test", "test", "tests"}
+)
 _MINIMUM_TEXT_CHARACTERS = 40
 _MINIMUM_SUMMARY_WORDS = 5
 _MINIMUM_PASSAGE_WORDS = 20  # shorter passages ("Returns None.") fit many summaries equally well
@@ -160,9 +163,9 @@ def build_corpus(
 ) -> DocstringCorpus:
     """Draws the demo's texts from the standard library.
 
-    Retrieval pairs are drawn first, over the whole library. The classes are the ``packages`` top-level packages with the most
-    docstrings left; each gives ``test_per_package`` texts to measure on and ``train_per_package`` to learn from. Calibration texts
-    are drawn from what remains, over all packages.
+    Retrieval pairs are drawn first, over the whole library. The classes are the ``packages`` top-level packages with
+    the most docstrings left; each gives ``test_per_package`` texts to measure on and ``train_per_package`` to learn
+    from. Calibration texts are drawn from what remains, over all packages.
 
     Args:
         packages: Number of classes.
@@ -206,7 +209,9 @@ def build_corpus(
         train += [(entry.text, label) for entry in shuffled[test_per_package:wanted]]
         remaining += shuffled[wanted:]
     if len(remaining) < calibration:
-        raise CorpusError(f"the standard library left {len(remaining)} calibration texts; {calibration} were asked for. Ask for fewer.")
+        raise CorpusError(
+            f"the standard library left {len(remaining)} calibration texts; {calibration} were asked for. Ask for fewer."
+        )
     return DocstringCorpus(
         packages=names,
         train_texts=tuple(text for text, _ in train),

@@ -23,7 +23,8 @@ def _require_same_shape(reference: Tensor, quantized: Tensor) -> None:
 
 
 def sqnr_db(reference: Tensor, quantized: Tensor) -> float:
-    """Signal-to-quantization-noise ratio in decibels: ``10 log10(sum(ref^2) / sum((ref - quantized)^2))``, summed in float64.
+    """Signal-to-quantization-noise ratio in decibels: ``10 log10(sum(ref^2) / sum((ref - quantized)^2))``, summed in
+    float64.
 
     Args:
         reference: Output in FP32, any shape.
@@ -87,9 +88,9 @@ def retrieval_at_1(queries: Tensor, passages: Tensor) -> float:
 class LinearProbe:
     """Multinomial logistic regression on frozen embeddings.
 
-    The demo fits it once, on FP32 embeddings, and applies the same probe to the embeddings of every scheme: the question a
-    deployment asks is whether the classifier that already exists still works on the quantized encoder. A probe fitted anew for
-    each scheme would adapt to the quantization error and hide it.
+    The demo fits it once, on FP32 embeddings, and applies the same probe to the embeddings of every scheme: the
+    question a deployment asks is whether the classifier that already exists still works on the quantized encoder. A
+    probe fitted anew for each scheme would adapt to the quantization error and hide it.
 
     Args:
         embeddings: (texts, features) FP32 training embeddings.

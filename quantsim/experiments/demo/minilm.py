@@ -57,7 +57,9 @@ def load_minilm() -> tuple[nn.Module, PreTrainedTokenizerBase]:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise MissingDemoPackageError(f"all-MiniLM-L6-v2 runs on transformers, which cannot be imported ({error}). {_FIX}") from error
+        raise MissingDemoPackageError(
+            f"all-MiniLM-L6-v2 runs on transformers, which cannot be imported ({error}). {_FIX}"
+        ) from error
     folder = str(get_model_path())
     shows_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # its bar would tear the demo's own

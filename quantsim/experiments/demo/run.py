@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import quantsim_encodings
 import torch
-from quantsim_encodings import EncodingsError, EncodingsVersion
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
+import quantsim_encodings
 from quantsim import QuantizationSimModel
 from quantsim.experiments.demo.evaluation import mean_cosine, sqnr_db
 from quantsim.experiments.demo.results import FP32, DemoResult, EncodingsFile, ExperimentResult, SchemeResult
 from quantsim.experiments.demo.settings import DemoSettings
-from quantsim.experiments.demo.storage import parameter_bytes
 from quantsim.experiments.demo.workloads import Workload, digits_workload, minilm_workload
+from quantsim_encodings import EncodingsError, EncodingsVersion
 
 __all__ = ["SimulationRun", "run_demo"]
 
@@ -55,7 +54,8 @@ def run_demo(
     console: Console,
     on_simulation: Callable[[SimulationRun], None] | None = None,
 ) -> DemoResult:
-    """Runs both models in FP32 and under each preset; writes ``encodings/`` and ``results.json`` below ``settings.output``.
+    """Runs both models in FP32 and under each preset; writes ``encodings/`` and ``results.json`` below
+    ``settings.output``.
 
     Args:
         settings: What to run.
@@ -92,14 +92,19 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 
 def _run_workload(
-    workload: Workload, settings: DemoSettings, progress: Progress, on_simulation: Callable[[SimulationRun], None] | None
+    workload: Workload,
+    settings: DemoSettings,
+    progress: Progress,
+    on_simulation: Callable[[SimulationRun], None] | None,
 ) -> ExperimentResult:
-    reference, exact = _evaluate(workload, FP32, workload.reference, workload.reference, None, progress)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in workload.reference.parameters())
+    reference, exact = _evaluate(workload, FP32, workload.reference, size, None, progress)
     schemes: list[SchemeResult] = []
     files: list[EncodingsFile] = []
     for scheme in settings.presets:
         simulation = _calibrated(workload, scheme, progress)
-        result, _ = _evaluate(workload, scheme, simulation, simulation.model, exact, progress)
+        size = simulation.summary().storage.quantized_bytes
+        result, _ = _evaluate(workload, scheme, simulation, size, exact, progress)
         schemes.append(result)
         files += _write_encodings(workload.model, scheme, simulation, settings.output / "encodings")
         if on_simulation is not None:
@@ -135,7 +140,7 @@ def _calibrated(workload: Workload, scheme: str, progress: Progress) -> Quantiza
 
 
 def _evaluate(
-    workload: Workload, scheme: str, run: Callable[..., Any], model: nn.Module, exact: Tensor | None, progress: Progress
+    workload: Workload, scheme: str, run: Callable[..., Any], size: int, exact: Tensor | None, progress: Progress
 ) -> tuple[SchemeResult, Tensor]:
     step = progress.add_task(f"{workload.title}: {scheme}: evaluate", total=workload.evaluation_steps)
     started = time.perf_counter()
@@ -147,13 +152,15 @@ def _evaluate(
         retrieval_at_1=measured.retrieval_at_1,
         cosine=mean_cosine(exact, measured.outputs),
         sqnr_db=sqnr_db(exact, measured.outputs),
-        size_bytes=parameter_bytes(model),
+        size_bytes=size,
         seconds=time.perf_counter() - started,
     )
     return result, measured.outputs
 
 
-def _write_encodings(model: str, scheme: str, simulation: QuantizationSimModel, folder: Path) -> Iterator[EncodingsFile]:
+def _write_encodings(
+    model: str, scheme: str, simulation: QuantizationSimModel, folder: Path
+) -> Iterator[EncodingsFile]:
     """Writes each version that can hold the encodings; a version that cannot is named with its reason, not left out silently."""
     for version, suffix in _WRITTEN_VERSIONS.items():
         path = folder / f"{model}-{scheme}.{suffix}"

@@ -18,7 +18,9 @@ def result_table(experiment: ExperimentResult) -> Table:
         experiment: One model's results.
     """
     retrieves = experiment.reference.retrieval_at_1 is not None
-    table = Table(title=f"{experiment.title} ({experiment.parameters:,} parameters)", title_justify="left", header_style="bold")
+    table = Table(
+        title=f"{experiment.title} ({experiment.parameters:,} parameters)", title_justify="left", header_style="bold"
+    )
     table.add_column("scheme", style="cyan", no_wrap=True)
     for name in ("accuracy", *(("retrieval@1",) if retrieves else ()), "cosine to FP32", "SQNR dB", "size"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -28,9 +28,9 @@ class DerivedRange:
 
     __slots__ = (
         "_linked",
+        "_linked_for",
         "_quantizer_rule",
         "_range",
-        "fixed_offset",
         "maximum",
         "maximum_address",
         "maximum_version",
@@ -49,11 +49,11 @@ class DerivedRange:
         self.maximum_version = maximum._version if tracked else -1
         self._quantizer_rule = quantizer.scale_from_range
         self._linked: tuple[Tensor, Tensor | None] | None = None
+        self._linked_for = (False, False)
         # Tensors made in inference mode could not be used by a later training forward.
         with torch.inference_mode(False), torch.no_grad():
             self._range = minimum.detach().clone(), maximum.detach().clone()
             scale, offset = self._quantizer_rule(*self._range)
-        self.fixed_offset = quantizer.symmetric
         self.scale = quantizer.kernel_operand(scale)
         self.offset = None if quantizer.has_zero_offset else quantizer.kernel_operand(offset)
 
@@ -78,7 +78,9 @@ class DerivedRange:
         The connection is one autograd node that saves nothing in the graph, so it serves any number of forwards and
         backwards until the range changes.
         """
-        if self._linked is None:
+        wanted = (self.minimum.requires_grad, self.maximum.requires_grad)
+        if self._linked is None or self._linked_for != wanted:
+            self._linked_for = wanted
             scale, offset = _RangeLink.apply(self.minimum, self.maximum, self)
             self._linked = scale, (None if self.offset is None else offset)
         return self._linked

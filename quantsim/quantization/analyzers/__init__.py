@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from quantsim.quantization.analyzers.base import EncodingAnalyzer, NonFinitePolicy
+from quantsim.quantization.analyzers.entropy import EntropyEncodingAnalyzer
+from quantsim.quantization.analyzers.error_search import MseEncodingAnalyzer, SqnrEncodingAnalyzer
 from quantsim.quantization.analyzers.min_max import MinMaxEncodingAnalyzer
+from quantsim.quantization.analyzers.percentile import PercentileEncodingAnalyzer
 
-__all__ = ["EncodingAnalyzer", "MinMaxEncodingAnalyzer", "NonFinitePolicy"]
+__all__ = [
+    "EncodingAnalyzer",
+    "EntropyEncodingAnalyzer",
+    "MinMaxEncodingAnalyzer",
+    "MseEncodingAnalyzer",
+    "NonFinitePolicy",
+    "PercentileEncodingAnalyzer",
+    "SqnrEncodingAnalyzer",
+]

@@ -1,0 +1,100 @@
+"""Export from and import into the quantizers of one container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from quantsim.errors import ConfigurationError, QuantsimError
+from quantsim.nn.observation import preserve_on_error
+from quantsim.quantization.base import QuantizerBase
+
+__all__ = ["export", "import_into"]
+
+LEGACY_VERSION = "0.6.1"
+
+
+def export(quantizer: nn.Module | None, version: str | None) -> Any:
+    """Returns the encoding of one quantizer in the form of ``version``, ``None`` if it has none.
+
+    Raises:
+        ConfigurationError: If the version is not known.
+    """
+    if version not in (None, LEGACY_VERSION):
+        raise ConfigurationError(
+            where="encoding_version",
+            got=repr(version),
+            expected=f"None (values of quantsim_encodings) or {LEGACY_VERSION!r}",
+            fix="use QuantizationSimModel.save_encodings for files of other versions",
+        )
+    if not isinstance(quantizer, QuantizerBase):
+        return None
+    return quantizer.get_encodings() if version is None else quantizer.get_legacy_encodings()
+
+
+def import_into(
+    container: nn.ModuleList | nn.ModuleDict,
+    encodings: Mapping[str, Any] | Sequence[Any],
+    location: str,
+    *,
+    strict: bool,
+    partial: bool,
+    requires_grad: bool | None,
+    allow_overwrite: bool,
+) -> None:
+    """Takes over encodings into the quantizers of ``container``; all or, if one is wrong, none.
+
+    Raises:
+        ConfigurationError: If ``strict`` and an encoding has no quantizer, or an encoding does not fit its quantizer.
+    """
+    by_name = _by_name(encodings, location)
+    quantizers = {
+        name: quantizer for name, quantizer in container._modules.items() if isinstance(quantizer, QuantizerBase)
+    }
+    given = {name: encoding for name, encoding in by_name.items() if encoding is not None}
+    homeless = [name for name in given if name not in quantizers]
+    if strict and homeless:
+        raise ConfigurationError(
+            "encodings without a quantizer",
+            where=location,
+            got=f"encodings for {homeless}",
+            expected=f"encodings for {list(quantizers)}",
+            fix="place quantizers there first, or pass strict=False to skip them",
+        )
+    chosen = {name: quantizer for name, quantizer in quantizers.items() if name in given}
+    with preserve_on_error(list(chosen.values())):
+        for name, quantizer in chosen.items():
+            try:
+                _set(quantizer, given[name])
+            except QuantsimError as error:
+                raise error.with_location(f"{location}[{name}]")  # noqa: B904 (the same error, with its place)
+            except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+                raise ConfigurationError(
+                    f"the encoding cannot be taken over: {error}", where=f"{location}[{name}]"
+                ) from error
+            quantizer.allow_overwrite(allow_overwrite)
+            if requires_grad is not None:
+                quantizer.requires_grad_(requires_grad)
+    if not partial:
+        for name in quantizers:
+            if name not in given:
+                container._modules[name] = None
+
+
+def _by_name(encodings: Mapping[str, Any] | Sequence[Any], location: str) -> dict[str, Any]:
+    if isinstance(encodings, Mapping):
+        return {str(name): encoding for name, encoding in encodings.items()}
+    if isinstance(encodings, Sequence) and not isinstance(encodings, (str, bytes)):
+        return {str(index): encoding for index, encoding in enumerate(encodings)}
+    raise ConfigurationError(where=location, got=type(encodings).__name__, expected="a mapping or a list of encodings")
+
+
+def _set(quantizer: QuantizerBase, encoding: Any) -> None:
+    if isinstance(encoding, Mapping):
+        quantizer.set_legacy_encodings([encoding])
+    elif isinstance(encoding, Sequence):
+        quantizer.set_legacy_encodings(encoding)
+    else:
+        quantizer.set_encodings(encoding)

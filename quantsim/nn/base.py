@@ -1,0 +1,478 @@
+"""`BaseQuantizationMixin`: what every quantized module has, whatever computes its forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from quantsim.errors import ConfigurationError, QuantsimError
+from quantsim.nn import _encodings_transfer as transfer
+from quantsim.nn._parameter_cache import ParameterCache
+from quantsim.nn._removal import RestoreOnExit, remove_entries
+from quantsim.nn.calibration import CONTAINERS, calibrate_parameters
+from quantsim.nn.calibration import compute_encodings as compute_model_encodings
+from quantsim.nn.observation import CalibrationReport
+from quantsim.nn.registration import IgnoredModules, require_module_class
+from quantsim.nn.unknown_module import unknown_module_error
+from quantsim.quantization.base import QuantizerBase
+
+__all__ = ["BaseQuantizationMixin"]
+
+_OWN_ATTRIBUTES = ("_quantized_parameter_cache", "_folded_parameters", "_kernel", "module_path")
+"""Instance attributes that are not the float module's."""
+
+QuantizedClass = TypeVar("QuantizedClass", bound=type)
+
+
+class BaseQuantizationMixin(nn.Module):
+    """Adds input, parameter and output quantizers to a torch module class.
+
+    A concrete class is a mixin and the module class: ``class QuantizedLinear(QuantizationMixin, nn.Linear)``. With all
+    quantizers ``None`` it computes exactly what the module class computes.
+
+    Attributes:
+        input_quantizers: Quantizers of the input tensors, by position.
+        param_quantizers: Quantizers of the module's own parameters, by name.
+        output_quantizers: Quantizers of the output tensors, by position.
+        module_path: Name of the module in its model, for error texts; a simulation sets it.
+    """
+
+    cls_to_qcls: ClassVar[dict[type[nn.Module], type[BaseQuantizationMixin]]]
+    qcls_to_cls: ClassVar[dict[type[BaseQuantizationMixin], type[nn.Module]]]
+
+    input_quantizers: nn.ModuleList
+    param_quantizers: nn.ModuleDict
+    output_quantizers: nn.ModuleList
+    module_path: str | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.__quant_init__()
+
+    def __quant_init__(self) -> None:
+        """Makes the containers: one input, one output, one entry for each own parameter, all ``None``.
+
+        Runs after ``__init__`` and in `from_module`. A subclass with other counts calls ``super().__quant_init__()``
+        and then sets ``input_quantizers`` and ``output_quantizers``.
+        """
+        self.param_quantizers = nn.ModuleDict(
+            {name: None for name, parameter in self._parameters.items() if parameter is not None}  # pyright: ignore
+        )
+        self.input_quantizers = nn.ModuleList([None])  # pyright: ignore[reportArgumentType]
+        self.output_quantizers = nn.ModuleList([None])  # pyright: ignore[reportArgumentType]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calibrates parameter quantizers that have no range yet, then runs the module."""
+        for quantizer in self._modules["param_quantizers"]._modules.values():  # pyright: ignore[reportOptionalMemberAccess]
+            if quantizer is not None and not quantizer.is_initialized():  # pyright: ignore
+                self._calibrate_parameters(overwrite=False)
+                break
+        return super().__call__(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the float module's forward; a custom quantized class calls this between its quantizers."""
+        return super().forward(*args, **kwargs)
+
+    # ---------------------------------------------------------------- classes
+
+    @classmethod
+    def implements(cls, module_cls: type[nn.Module]) -> Callable[[QuantizedClass], QuantizedClass]:
+        """Decorator that registers a quantized class for ``module_cls``; `from_module` then uses it.
+
+        Raises:
+            ValueError: If ``module_cls`` is no module class, or the decorated class does not derive from both this
+                mixin and ``module_cls``, or has ``module_cls`` before the mixin.
+
+        Example:
+            >>> from quantsim.nn import QuantizationMixin
+            >>> class Scale(nn.Module):
+            ...     def forward(self, x):
+            ...         return 2 * x
+            >>> @QuantizationMixin.implements(Scale)
+            ... class QuantizedScale(QuantizationMixin, Scale):
+            ...     def forward(self, x):
+            ...         y = super().forward(x)
+            ...         return self.output_quantizers[0](y) if self.output_quantizers[0] else y
+            >>> type(QuantizationMixin.from_module(Scale())).__name__
+            'QuantizedScale'
+        """
+        require_module_class(module_cls, f"{cls.__name__}.implements")
+
+        def register(quantized_class: QuantizedClass) -> QuantizedClass:
+            mro = getattr(quantized_class, "__mro__", ())
+            if cls not in mro or module_cls not in mro or mro.index(cls) > mro.index(module_cls):
+                raise ValueError(
+                    f"{cls.__name__}.implements({module_cls.__name__}): got {quantized_class!r}, expected a class "
+                    f"whose bases are {cls.__name__} and {module_cls.__name__}, in this order; write "
+                    f"`class Quantized{module_cls.__name__}({cls.__name__}, {module_cls.__name__})`"
+                )
+            cls.cls_to_qcls[module_cls] = quantized_class  # pyright: ignore[reportArgumentType]
+            cls.qcls_to_cls[quantized_class] = module_cls  # pyright: ignore[reportArgumentType]
+            return quantized_class
+
+        return register
+
+    @classmethod
+    def wrap(cls, module_cls: type[nn.Module]) -> type[BaseQuantizationMixin]:
+        """Returns a quantized class for any module class, made on the spot if there is none.
+
+        The new class quantizes the first argument of ``forward``, the parameters and the first output; it is not
+        registered (see `implements`).
+
+        Raises:
+            ValueError: If ``module_cls`` is not a subclass of torch.nn.Module.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define wrap")
+
+    @classmethod
+    def ignore(cls, *module_cls: type[nn.Module]) -> IgnoredModules:
+        """Leaves module classes in floating point, in the simulations built inside the ``with`` block.
+
+        Example:
+            >>> from quantsim.nn import QuantizationMixin, ignored_module_classes
+            >>> with QuantizationMixin.ignore(nn.Dropout):
+            ...     nn.Dropout in ignored_module_classes()
+            True
+        """
+        return IgnoredModules(*module_cls)
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> Self:
+        """Makes a quantized module that shares parameters, buffers, submodules and hooks with ``module``.
+
+        Args:
+            module: Module of a registered type (the exact type; subclasses are types of their own). A quantized
+                module is returned as it is.
+
+        Raises:
+            UnknownModuleError: If there is no quantized class for the type; the text holds code that defines one.
+
+        Example:
+            >>> from quantsim.nn import QuantizationMixin
+            >>> linear = nn.Linear(2, 3)
+            >>> quantized = QuantizationMixin.from_module(linear)
+            >>> type(quantized).__name__, quantized.weight is linear.weight
+            ('QuantizedLinear', True)
+        """
+        if isinstance(module, cls):
+            return module
+        mixin = cls._family()
+        quantized_class = mixin.cls_to_qcls.get(type(module))
+        if quantized_class is None:
+            raise unknown_module_error(type(module), mixin)
+        if cls is not mixin and not issubclass(quantized_class, cls):
+            raise ConfigurationError(
+                where=f"{cls.__name__}.from_module",
+                got=f"a module of type {type(module).__name__}",
+                expected=f"one that {cls.__name__} implements",
+                fix=f"call {mixin.__name__}.from_module",
+            )
+        quantized: Any = quantized_class.__new__(quantized_class)
+        quantized.__dict__.update(_shared_attributes(module))
+        quantized.__quant_init__()
+        return quantized
+
+    def get_original_module(self) -> nn.Module:
+        """Returns the float module, which shares parameters, buffers, submodules and hooks with this one.
+
+        Parameters that `fold_param_quantizers` replaced are the original ones in it.
+        """
+        float_class = self._float_class()
+        original = float_class.__new__(float_class)
+        original.__dict__.update(_shared_attributes(self))
+        for name in _OWN_ATTRIBUTES:
+            original.__dict__.pop(name, None)
+        for name in CONTAINERS:
+            original._modules.pop(name, None)
+        for name, (parameter, _) in self._folded().items():
+            original._parameters[name] = parameter
+        return original
+
+    @classmethod
+    def _family(cls) -> type[BaseQuantizationMixin]:
+        """The mixin that holds the registration: `QuantizationMixin` or `FakeQuantizationMixin`."""
+        for base in cls.__mro__:
+            if "cls_to_qcls" in base.__dict__:
+                return base
+        raise TypeError(f"{cls.__name__}: call this on QuantizationMixin or FakeQuantizationMixin")
+
+    @classmethod
+    def _float_class(cls) -> type[nn.Module]:
+        for base in cls.__mro__:
+            float_class = base.__dict__.get("_wrapped_class") or cls._family().qcls_to_cls.get(base)  # pyright: ignore
+            if float_class is not None:
+                return float_class
+        # Not registered: the first base that is no quantized class is the float module.
+        return next(base for base in cls.__mro__ if not issubclass(base, BaseQuantizationMixin))
+
+    # ---------------------------------------------------------------- calibration
+
+    @contextmanager
+    def compute_encodings(self) -> Iterator[CalibrationReport]:
+        """Calibrates parameters, observes inputs and outputs inside the block, and sets their ranges at its end.
+
+        Inside, input and output quantizers pass tensors through unchanged (frozen ones keep quantizing), parameters
+        are quantized. Quantized submodules take part. An exception leaves every quantizer as it was.
+
+        Yields:
+            A report that is filled in at the end; quantizers that saw no data are listed in it and warned of.
+
+        Example:
+            >>> from quantsim.nn import QuantizedLinear
+            >>> from quantsim.quantization import affine
+            >>> linear = QuantizedLinear(4, 2)
+            >>> linear.output_quantizers[0] = affine.QuantizeDequantize((), bitwidth=8, symmetric=False)
+            >>> with linear.compute_encodings():
+            ...     _ = linear(torch.ones(3, 4))
+            >>> linear.output_quantizers[0].is_initialized()
+            True
+        """
+        with compute_model_encodings(self) as report:
+            yield report
+
+    def compute_param_encodings(self) -> None:
+        """Calibrates the parameter quantizers, those that have a range as well, from the parameters' values.
+
+        A parameter that lies on an integer grid of the quantizer is recovered without loss; otherwise the quantizer's
+        encoding analyzer decides. Quantizers that must not be overwritten are left alone.
+        """
+        self._calibrate_parameters(overwrite=True)
+
+    def _calibrate_parameters(self, *, overwrite: bool) -> None:
+        calibrate_parameters([(self.module_path or type(self).__name__, self)], overwrite=overwrite)
+
+    # ---------------------------------------------------------------- parameters
+
+    def _quantized_parameter(self, name: str, quantizer: QuantizerBase) -> Tensor | None:
+        """Returns the quantized value of a parameter, from the cache where that is safe."""
+        parameter = self._parameters[name]
+        if parameter is None:
+            return None
+        try:
+            if torch.is_grad_enabled() and parameter.requires_grad:  # the usual case of training, decided cheaply
+                return quantizer(parameter)
+            cache = self.__dict__.get("_quantized_parameter_cache")
+            if cache is None:
+                if torch.compiler.is_compiling():
+                    return quantizer(parameter)
+                cache = self.__dict__["_quantized_parameter_cache"] = ParameterCache()
+            return cache.quantize(name, parameter, quantizer)
+        except QuantsimError as error:
+            raise error.with_location(self._location(f"param_quantizers[{name!r}]"))  # noqa: B904 (the same error)
+
+    @contextmanager
+    def _patch_quantized_parameters(self, param_names: Iterable[str] | None = None) -> Iterator[None]:
+        """Makes ``self.<parameter>`` the quantized value inside the block, for use in a custom ``forward``.
+
+        Args:
+            param_names: Parameters to replace; all that have a quantizer by default.
+        """
+        quantizers = self._modules["param_quantizers"]._modules  # pyright: ignore[reportOptionalMemberAccess]
+        names = [
+            name
+            for name, quantizer in quantizers.items()
+            if quantizer is not None and (param_names is None or name in param_names)
+        ]
+        # The instance dictionary is looked at before _parameters, so this hides the parameter without replacing it.
+        attributes = self.__dict__
+        try:
+            for name in names:
+                quantized = self._quantized_parameter(name, quantizers[name])  # pyright: ignore[reportArgumentType]
+                if quantized is not None:
+                    attributes[name] = quantized
+            yield
+        finally:
+            for name in names:
+                attributes.pop(name, None)
+
+    def fold_param_quantizers(self) -> RestoreOnExit:
+        """Replaces parameters by their quantized values and switches their quantizers off, for fast inference.
+
+        Returns:
+            A handle whose ``restore()``, or end as a context manager, puts parameters and quantizers back. The
+            method `unfold_param_quantizers` does so as well.
+
+        Example:
+            >>> from quantsim.nn import QuantizedLinear
+            >>> from quantsim.quantization import affine
+            >>> linear = QuantizedLinear(4, 2)
+            >>> linear.param_quantizers["weight"] = affine.QuantizeDequantize((2, 1), bitwidth=4, symmetric=True)
+            >>> with linear.fold_param_quantizers():
+            ...     linear.param_quantizers["weight"], len(linear.weight[0].unique()) <= 16
+            (None, True)
+            >>> linear.param_quantizers["weight"].bitwidth
+            4
+        """
+        self._calibrate_parameters(overwrite=False)
+        folded: dict[str, Tensor] = {}
+        for name, quantizer in self.param_quantizers.items():
+            if isinstance(quantizer, QuantizerBase) and self._parameters.get(name) is not None:
+                with torch.no_grad():
+                    value = self._quantized_parameter(name, quantizer)
+                assert value is not None
+                folded[name] = value.detach().clone() if value is self._parameters[name] else value.detach()
+        records = self.__dict__.setdefault("_folded_parameters", {})
+        for name, value in folded.items():
+            records[name] = (self._parameters[name], self.param_quantizers[name])
+            self._parameters[name] = nn.Parameter(value, requires_grad=False)
+            self.param_quantizers[name] = None  # pyright: ignore[reportArgumentType]
+        self.__dict__.pop("_quantized_parameter_cache", None)
+        return RestoreOnExit(self.unfold_param_quantizers)
+
+    def unfold_param_quantizers(self) -> None:
+        """Undoes `fold_param_quantizers`; a folded parameter's device and dtype are kept."""
+        for name, (parameter, quantizer) in self._folded().items():
+            folded = self._parameters[name]
+            if folded is not None and (folded.device, folded.dtype) != (parameter.device, parameter.dtype):
+                with torch.no_grad():
+                    parameter.data = parameter.data.to(folded.device, folded.dtype)
+                quantizer.to(folded.device)
+            self._parameters[name] = parameter
+            self.param_quantizers[name] = quantizer
+        self.__dict__.pop("_folded_parameters", None)
+
+    def _folded(self) -> dict[str, tuple[nn.Parameter, QuantizerBase]]:
+        return self.__dict__.get("_folded_parameters", {})
+
+    # ---------------------------------------------------------------- encodings
+
+    def export_input_encodings(self, encoding_version: str | None = None) -> list[Any]:
+        """Returns one encoding for each input quantizer, ``None`` where there is no quantizer or no range yet.
+
+        Args:
+            encoding_version: ``None`` for the values of `quantsim_encodings`; ``"0.6.1"`` for AIMET's legacy
+                lists of dictionaries. Whole files of any version are `QuantizationSimModel.save_encodings`'s work.
+
+        Raises:
+            ConfigurationError: If the version is none of these.
+        """
+        return [transfer.export(quantizer, encoding_version) for quantizer in self.input_quantizers]
+
+    def export_output_encodings(self, encoding_version: str | None = None) -> list[Any]:
+        """Returns one encoding for each output quantizer; see `export_input_encodings`."""
+        return [transfer.export(quantizer, encoding_version) for quantizer in self.output_quantizers]
+
+    def export_param_encodings(self, encoding_version: str | None = None) -> dict[str, Any]:
+        """Returns one encoding for each parameter, folded ones included; see `export_input_encodings`."""
+        folded = self._folded()
+        return {
+            name: transfer.export(folded[name][1] if name in folded else quantizer, encoding_version)
+            for name, quantizer in self.param_quantizers.items()
+        }
+
+    def import_input_encodings(
+        self,
+        encodings: Mapping[str, Any] | Sequence[Any],
+        strict: bool = True,
+        partial: bool = False,
+        requires_grad: bool | None = None,
+        allow_overwrite: bool = True,
+    ) -> None:
+        """Takes over encodings of the input quantizers; all of them or, if one is wrong, none.
+
+        Args:
+            encodings: Encoding by index (``"0"``, ``"1"``, ...), or a list. Each is a value of `quantsim_encodings`,
+                AIMET's legacy list of dictionaries, or ``None`` for no encoding.
+            strict: Whether an encoding without a quantizer is an error; it is skipped otherwise.
+            partial: Whether quantizers without an encoding stay; they are removed otherwise.
+            requires_grad: Whether ranges are to be trained; ``None`` leaves that as it is.
+            allow_overwrite: Whether a later calibration may change the ranges.
+
+        Raises:
+            ConfigurationError: If ``strict`` and an encoding has no quantizer, or an encoding does not fit.
+        """
+        transfer.import_into(
+            self.input_quantizers,
+            encodings,
+            self._location("input_quantizers"),
+            strict=strict,
+            partial=partial,
+            requires_grad=requires_grad,
+            allow_overwrite=allow_overwrite,
+        )
+
+    def import_output_encodings(
+        self,
+        encodings: Mapping[str, Any] | Sequence[Any],
+        strict: bool = True,
+        partial: bool = False,
+        requires_grad: bool | None = None,
+        allow_overwrite: bool = True,
+    ) -> None:
+        """Takes over encodings of the output quantizers; see `import_input_encodings`."""
+        transfer.import_into(
+            self.output_quantizers,
+            encodings,
+            self._location("output_quantizers"),
+            strict=strict,
+            partial=partial,
+            requires_grad=requires_grad,
+            allow_overwrite=allow_overwrite,
+        )
+
+    def import_param_encodings(
+        self,
+        encodings: Mapping[str, Any],
+        strict: bool = True,
+        partial: bool = False,
+        requires_grad: bool | None = None,
+        allow_overwrite: bool = True,
+    ) -> None:
+        """Takes over encodings of the parameter quantizers by parameter name; see `import_input_encodings`."""
+        transfer.import_into(
+            self.param_quantizers,
+            encodings,
+            self._location("param_quantizers"),
+            strict=strict,
+            partial=partial,
+            requires_grad=requires_grad,
+            allow_overwrite=allow_overwrite,
+        )
+
+    # ---------------------------------------------------------------- removal
+
+    def _remove_input_quantizers(self, indices: int | Iterable[int] | None = None) -> AbstractContextManager[Any]:
+        """Sets input quantizers (all by default) to ``None`` at once; as a context manager restores them on exit."""
+        return remove_entries((self.input_quantizers, indices))
+
+    def _remove_param_quantizers(self, keys: str | Iterable[str] | None = None) -> AbstractContextManager[Any]:
+        """Sets parameter quantizers (all by default) to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries((self.param_quantizers, keys))
+
+    def _remove_output_quantizers(self, indices: int | Iterable[int] | None = None) -> AbstractContextManager[Any]:
+        """Sets output quantizers (all by default) to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries((self.output_quantizers, indices))
+
+    def _remove_activation_quantizers(self) -> AbstractContextManager[Any]:
+        """Sets input and output quantizers to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries((self.input_quantizers, None), (self.output_quantizers, None))
+
+    def _remove_all_quantizers(self) -> AbstractContextManager[Any]:
+        """Sets all quantizers to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries(
+            (self.input_quantizers, None), (self.param_quantizers, None), (self.output_quantizers, None)
+        )
+
+    # ---------------------------------------------------------------- errors and copies
+
+    def _location(self, part: str) -> str:
+        return f"{self.module_path or type(self).__name__}.{part}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies start with no kept values, and with parameters in place even if copied inside a forward.
+        hidden = {"_quantized_parameter_cache", *self._parameters}
+        state: dict[str, Any] = dict(super().__getstate__())  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return {name: value for name, value in state.items() if name not in hidden}
+
+
+def _shared_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module for another object: parameters and submodules shared, their dictionaries not."""
+    attributes = dict(module.__dict__)
+    for registry in ("_parameters", "_buffers", "_modules"):
+        attributes[registry] = dict(attributes[registry])
+    attributes.pop("_quantized_parameter_cache", None)
+    return attributes

@@ -1,0 +1,147 @@
+"""Finds the grid of a weight that is quantized already, so that calibrating it again loses nothing.
+
+For each set of elements that share a scale the largest s is sought with ``w = k·s`` for integers k in
+[qmin, qmax]: a greatest common divisor, by Euclid's algorithm with rounded quotients, which floats survive because
+the quotients are small. What was found counts only if the quantizer then reproduces the weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quantsim.nn.observation import preserve_on_error
+from quantsim.quantization.affine import GroupedBlockQuantizeDequantize
+from quantsim.quantization.base import QuantizerBase
+
+__all__ = ["recover_grid"]
+
+SAMPLE = 8
+"""Elements of each set that are tried first; they rule out weights that are on no grid."""
+
+MOST_BITS = 16
+"""Beyond, float32 weights cannot tell a grid from its rounding errors."""
+
+
+def recover_grid(quantizer: QuantizerBase, parameter: Tensor) -> bool:
+    """Sets the quantizer's range so that it reproduces ``parameter`` exactly, if there is such a range.
+
+    Only for symmetric affine quantizers with as many negative as positive numbers (up to one).
+
+    Args:
+        quantizer: Quantizer of the parameter; unchanged if the result is False.
+        parameter: Values of any shape that fits the quantizer.
+
+    Returns:
+        Whether the parameter was on such a grid (to one unit in the last place of float32).
+
+    Example:
+        >>> from quantsim.quantization import affine
+        >>> quantizer = affine.QuantizeDequantize((), bitwidth=4, symmetric=True)
+        >>> recover_grid(quantizer, torch.tensor([0.3, -0.9, 0.6])), float(quantizer.get_scale())
+        (True, 0.30000001192092896)
+        >>> recover_grid(quantizer, torch.tensor([0.31, -0.92, 0.65]))
+        False
+    """
+    bounds = _symmetric_bounds(quantizer)
+    if bounds is None or parameter.numel() == 0 or not parameter.is_floating_point():
+        return False
+    qmin, qmax = bounds
+    shape = tuple(quantizer.shape)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+    groups = _groups(parameter, shape, getattr(quantizer, "block_size", None))
+    if groups is None or not bool(torch.isfinite(groups).all()) or not bool(groups.any()):
+        return False
+    sample = groups[:, torch.linspace(0, groups.shape[1] - 1, min(SAMPLE, groups.shape[1])).long()]
+    if _scales(sample, qmin, qmax) is None:
+        return False
+    scales = _scales(groups, qmin, qmax)
+    if scales is None:
+        return False
+    scale = scales.to(torch.float32).reshape(shape)
+    try:
+        with preserve_on_error([quantizer]):
+            quantizer.set_range(scale * qmin, scale * qmax)  # pyright: ignore[reportCallIssue]
+            _require_reproduced(quantizer, parameter)
+    except _NotReproducedError:
+        return False
+    return True
+
+
+class _NotReproducedError(Exception):
+    pass
+
+
+def _require_reproduced(quantizer: QuantizerBase, parameter: Tensor) -> None:
+    """Raises unless the quantizer maps the parameter to itself, up to the rounding of one product."""
+    with torch.no_grad():
+        error = (quantizer(parameter) - parameter).abs()
+    tolerance = 2 * torch.finfo(parameter.dtype if parameter.dtype.itemsize <= 4 else torch.float32).eps
+    if not bool((error <= tolerance * parameter.abs()).all()):
+        raise _NotReproducedError
+
+
+def _symmetric_bounds(quantizer: QuantizerBase) -> tuple[int, int] | None:
+    """The integer bounds of a plain symmetric signed affine quantizer, else ``None``."""
+    if isinstance(quantizer, GroupedBlockQuantizeDequantize):  # two scales, another problem
+        return None
+    qmin, qmax = getattr(quantizer, "qmin", None), getattr(quantizer, "qmax", None)
+    if not (isinstance(qmin, int) and isinstance(qmax, int) and getattr(quantizer, "symmetric", False)):
+        return None
+    if (qmin + qmax) not in (0, -1) or qmax >= 2 ** (MOST_BITS - 1) or qmax < 1:
+        return None
+    if getattr(quantizer, "zero_point_shift", None) or not hasattr(quantizer, "set_range"):
+        return None
+    return qmin, qmax
+
+
+def _groups(parameter: Tensor, shape: tuple[int, ...], block_size: tuple[int, ...] | None) -> Tensor | None:
+    """The parameter as (number of scales, elements that share one), in float64; ``None`` if the shapes do not fit."""
+    values = parameter.detach().to(torch.float64)
+    dims = values.dim()
+    if len(shape) > dims and any(size != 1 for size in shape[: len(shape) - dims]):
+        return None
+    counts = (1,) * (dims - len(shape)) + shape[max(0, len(shape) - dims) :]
+    blocked: list[int] = []
+    for size, count in zip(values.shape, counts, strict=True):
+        if count < 1 or size % count or (block_size is None and count not in (1, size)):
+            return None
+        blocked += [count, size // count]
+    order = [*range(0, 2 * dims, 2), *range(1, 2 * dims, 2)]
+    number = 1
+    for count in counts:
+        number *= count
+    return values.reshape(blocked).permute(order).reshape(number, -1)
+
+
+def _scales(groups: Tensor, qmin: int, qmax: int) -> Tensor | None:
+    """The common divisor of each row, ``None`` if a row has none that makes all its elements fit."""
+    largest = groups.abs().amax(dim=1)
+    # Below half of the smallest scale that can reach the largest element, a remainder is rounding error.
+    floor = (0.5 * largest / max(-qmin, qmax)).unsqueeze(1)
+    divisors = groups.abs()
+    while divisors.shape[1] > 1:
+        if divisors.shape[1] % 2:
+            divisors = torch.cat([divisors, divisors.new_zeros(len(divisors), 1)], dim=1)
+        half = divisors.shape[1] // 2
+        divisors = _common_divisor(divisors[:, :half], divisors[:, half:], floor)
+    # The largest integer carries the smallest relative error, so the scale is read off the largest element. A set of
+    # zeros has any scale: 0, which the quantizer raises to its smallest.
+    steps = (largest / divisors[:, 0].clamp(min=torch.finfo(torch.float64).tiny)).round().clamp(min=1)
+    scale = largest / steps
+    codes = groups / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(1)
+    rounded = codes.round()
+    fits = (rounded >= qmin) & (rounded <= qmax)
+    exact = (codes - rounded).abs() <= 4 * torch.finfo(torch.float32).eps * rounded.abs()
+    return scale if bool((fits & exact).all()) else None
+
+
+def _common_divisor(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:
+    """Elementwise greatest common divisor of non-negative floats; remainders below ``floor`` count as zero."""
+    a, b = torch.maximum(a, b), torch.minimum(a, b)
+    b = torch.where(b > floor, b, torch.zeros_like(b))
+    while bool((b > 0).any()):
+        safe = torch.where(b > 0, b, torch.ones_like(b))
+        remainder = (a - (a / safe).round() * b).abs()
+        remainder = torch.where(remainder > floor, remainder, torch.zeros_like(remainder))
+        a, b = torch.where(b > 0, b, a), torch.where(b > 0, remainder, b)
+    return a

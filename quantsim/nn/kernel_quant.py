@@ -1,0 +1,155 @@
+"""`QuantizationMixin`: quantized modules that compute with a kernel where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from quantsim.nn import dispatch
+from quantsim.nn.base import BaseQuantizationMixin
+from quantsim.nn.generation import generate_wrapper
+from quantsim.nn.quantized_forward import SpecifiedModule
+from quantsim.nn.registration import require_module_class
+
+__all__ = ["QuantizationMixin", "SpecifiedQuantizedModule"]
+
+PREFIX = "Quantized"
+
+
+class QuantizationMixin(BaseQuantizationMixin):
+    """A quantized module that computes with a kernel if one applies, and by fake-quantization if none does.
+
+    The kernel is the instance's (`set_kernel`), else the class's (`set_default_kernel`), else the one that the kernel
+    registry selects for the op. It is called as
+
+        ``kernel(*inputs, *parameters, output_encodings=..., **attributes)``
+
+    where inputs and parameters are in the order of the row of the table (which is that of torch's functional form,
+    such as ``input, weight, bias``). Those that have a quantizer arrive as `quantsim_kernels.QuantizedOperand`
+    (integer codes, scale, offset, format, block size), the others as they are, a missing bias as ``None``.
+    ``attributes`` are those of the row (such as ``stride``). ``output_encodings`` is an
+    `quantsim.nn.OutputGrid` or ``None`` (a tuple for several outputs). A kernel returns a `QuantizedOperand` on that
+    grid, which is dequantized, or real numbers, which the output quantizer then quantizes.
+
+    A kernel needs all floating-point inputs and the first parameter to have calibrated quantizers, and
+    ``output_encodings`` if that argument of it has no default; otherwise, and during calibration, the module
+    fake-quantizes. `explain_dispatch` says what happens and why.
+
+    Example:
+        >>> from quantsim.nn import QuantizedMultiply
+        >>> def integer_multiply(a, b, output_encodings=None):
+        ...     codes = (a.values + a.offset) * (b.values + b.offset)
+        ...     return codes * (a.scale * b.scale)
+        >>> multiply = QuantizedMultiply()
+        >>> multiply.set_kernel(integer_multiply)
+        >>> print(multiply.explain_dispatch())
+        multiply: fake-quantization, because input 0 ('x') has no quantizer
+    """
+
+    cls_to_qcls: ClassVar[dict[type[nn.Module], type[BaseQuantizationMixin]]] = {}
+    qcls_to_cls: ClassVar[dict[type[BaseQuantizationMixin], type[nn.Module]]] = {}
+    _wrappers: ClassVar[dict[type[nn.Module], type[BaseQuantizationMixin]]] = {}
+    _default_kernel: ClassVar[Callable[..., Any] | None] = None
+    _kernel: Callable[..., Any] | None = None
+
+    @classmethod
+    def wrap(cls, module_cls: type[nn.Module]) -> type[BaseQuantizationMixin]:
+        """Returns a quantized class for any module class, made on the spot if there is none.
+
+        The new class quantizes the first argument of ``forward``, the parameters and the first output; it is not
+        registered (see `implements`).
+
+        Raises:
+            ValueError: If ``module_cls`` is not a subclass of torch.nn.Module.
+
+        Example:
+            >>> class Scale(nn.Module):
+            ...     def forward(self, x):
+            ...         return 2 * x
+            >>> QuantizationMixin.wrap(Scale).__name__
+            'QuantizedScale'
+        """
+        require_module_class(module_cls, f"{cls.__name__}.wrap")
+        registered = cls.cls_to_qcls.get(module_cls)
+        if registered is not None:
+            return registered
+        if module_cls not in cls._wrappers:
+            cls._wrappers[module_cls] = generate_wrapper(module_cls, SpecifiedQuantizedModule, PREFIX)
+        return cls._wrappers[module_cls]
+
+    def set_kernel(self, kernel: Callable[..., Any] | None) -> None:
+        """Sets the kernel of this instance; ``None`` removes it. Wins over class and registry.
+
+        Raises:
+            TypeError: If ``kernel`` cannot be called.
+        """
+        self.__dict__["_kernel"] = _require_callable(kernel, "set_kernel")
+
+    def get_kernel(self) -> Callable[..., Any] | None:
+        """Returns the kernel set for this instance, else that of its class, else ``None``."""
+        return self._kernel or type(self)._default_kernel
+
+    @classmethod
+    def set_default_kernel(cls, kernel: Callable[..., Any] | None) -> None:
+        """Sets the kernel of all instances of the class; ``None`` removes it. Wins over the registry.
+
+        Raises:
+            TypeError: If ``kernel`` cannot be called, or the class is the mixin itself.
+        """
+        if cls in (QuantizationMixin, SpecifiedQuantizedModule):
+            raise TypeError("set_default_kernel: call it on a concrete class such as QuantizedLinear, not on the mixin")
+        # As a static method: a plain function would become a method of the instance.
+        cls._default_kernel = _require_callable(kernel, "set_default_kernel")
+
+    @classmethod
+    def get_default_kernel(cls) -> Callable[..., Any] | None:
+        """Returns the kernel of the class, ``None`` if there is none."""
+        return cls._default_kernel
+
+    def explain_dispatch(self, *args: Any, **kwargs: Any) -> dispatch.DispatchReport:
+        """Says which kernel computes this module and why, or why it fake-quantizes.
+
+        Args:
+            args: Inputs as for a call; without them the predicates of the registry's kernels are not asked.
+            kwargs: Keyword inputs.
+        """
+        return dispatch.explain(self, args, kwargs)
+
+
+class SpecifiedQuantizedModule(SpecifiedModule, QuantizationMixin):
+    """Base of the classes ``Quantized<Name>`` that are made from rows of the table."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self._kernel is not None or self._default_kernel is not None or dispatch.is_registered(self._spec.op):
+            choice = dispatch.choose(self, args, kwargs)
+            if choice.kernel is not None:
+                return self._quantize_kernel_output(dispatch.run(self, choice))
+        return self._fake_quantized_forward(*args, **kwargs)
+
+    def _quantize_kernel_output(self, result: Any) -> Any:
+        """Real numbers of a kernel's results; those that are not on the output grid yet are put there."""
+        from quantsim_kernels.operands import QuantizedOperand
+
+        if isinstance(result, QuantizedOperand):
+            return result.dequantize()
+        if isinstance(result, Tensor):
+            return self._quantize_outputs(result)
+        if isinstance(result, tuple) and any(isinstance(item, QuantizedOperand) for item in result):
+            quantizers = list(self.output_quantizers)
+            return tuple(
+                item.dequantize()
+                if isinstance(item, QuantizedOperand)
+                else item
+                if index >= len(quantizers) or quantizers[index] is None
+                else self._quantize_tensor("output_quantizers", index, quantizers[index], item)
+                for index, item in enumerate(result)
+            )
+        return self._quantize_outputs(result)
+
+
+def _require_callable(kernel: Any, where: str) -> Any:
+    if kernel is not None and not callable(kernel):
+        raise TypeError(f"{where}: got {kernel!r}, expected a function or None")
+    return kernel

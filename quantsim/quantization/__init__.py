@@ -1,0 +1,9 @@
+"""Quantizers, encoding analyzers and granularities."""
+
+from __future__ import annotations
+
+from quantsim.quantization import affine, analyzers, granularity
+from quantsim.quantization.analyzers.base import NonFinitePolicy
+from quantsim.quantization.base import QuantizerBase
+
+__all__ = ["NonFinitePolicy", "QuantizerBase", "affine", "analyzers", "granularity"]

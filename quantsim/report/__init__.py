@@ -1,0 +1,42 @@
+"""Reports: one self-contained HTML file from plain values."""
+
+from __future__ import annotations
+
+from quantsim.report.data import (
+    AccuracySection,
+    CoverageRow,
+    CoverageSection,
+    EncodingsRow,
+    Highlight,
+    Histogram,
+    HistogramSection,
+    LayerRow,
+    LayerSection,
+    RangeRow,
+    RangeSection,
+    ReportData,
+    SchemeRow,
+    Tone,
+    UnquantizedRow,
+)
+from quantsim.report.render import render_report, write_report
+
+__all__ = [
+    "AccuracySection",
+    "CoverageRow",
+    "CoverageSection",
+    "EncodingsRow",
+    "Highlight",
+    "Histogram",
+    "HistogramSection",
+    "LayerRow",
+    "LayerSection",
+    "RangeRow",
+    "RangeSection",
+    "ReportData",
+    "SchemeRow",
+    "Tone",
+    "UnquantizedRow",
+    "render_report",
+    "write_report",
+]

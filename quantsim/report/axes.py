@@ -1,0 +1,110 @@
+"""Axes of the charts: nice ticks, and the mapping from a value to a position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Axis", "inverse_hyperbolic_axis", "linear_axis", "nice_ticks", "short_number"]
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
+    """About ``count`` round numbers (1, 2, 2.5 or 5 times a power of ten) that cover ``low .. high`` from inside.
+
+    Args:
+        low: Lower end.
+        high: Upper end; at or below ``low`` gives one tick.
+        count: Ticks wanted.
+
+    Example:
+        >>> nice_ticks(0.0, 27.5)
+        (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
+    """
+    if not high > low:
+        return (low,)
+    raw = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= raw * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(round(index * step, 12) for index in range(first, last + 1))
+
+
+def short_number(value: float) -> str:
+    """At most four significant digits, no trailing zeros.
+
+    Example:
+        >>> short_number(0.25), short_number(12000.0), short_number(-0.0)
+        ('0.25', '12k', '0')
+    """
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    if magnitude >= 1e6:
+        return f"{value / 1e6:.4g}M"
+    if magnitude >= 1e4:
+        return f"{value / 1e3:.4g}k"
+    return f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values onto pixels.
+
+    Attributes:
+        low: Value at ``start``.
+        high: Value at ``stop``.
+        start: First pixel.
+        stop: Last pixel; may lie before ``start`` (vertical axes grow upwards).
+        ticks: Values with a label.
+        transform: Monotone function applied before the linear mapping.
+    """
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    ticks: tuple[float, ...]
+    transform: Callable[[float], float] = float
+
+    def __call__(self, value: float) -> float:
+        low, high = self.transform(self.low), self.transform(self.high)
+        share = (self.transform(min(max(value, self.low), self.high)) - low) / (high - low)
+        return round(self.start + share * (self.stop - self.start), 2)
+
+
+def linear_axis(low: float, high: float, start: float, stop: float, ticks: int = 5) -> Axis:
+    """A linear axis whose ends are at most a little beyond the data.
+
+    Args:
+        low: Smallest value.
+        high: Largest value; equal values are spread to a range of 1.
+        start: First pixel.
+        stop: Last pixel.
+        ticks: Ticks wanted.
+    """
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    return Axis(low, high, start, stop, nice_ticks(low, high, ticks))
+
+
+def inverse_hyperbolic_axis(low: float, high: float, start: float, stop: float, unit: float) -> Axis:
+    """An axis linear within ``±unit`` and logarithmic beyond, through ``asinh(value / unit)``; for ranges with
+    outliers.
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        start: First pixel.
+        stop: Last pixel.
+        unit: Where the linear part ends.
+    """
+    if not high > low:
+        low, high = low - unit, high + unit
+    decades = [0.0]
+    magnitude = 10.0 ** math.ceil(math.log10(unit))
+    while magnitude <= max(abs(low), abs(high)):
+        decades += [magnitude, -magnitude]
+        magnitude *= 10.0
+    ticks = tuple(sorted(tick for tick in decades if low <= tick <= high))
+    return Axis(low, high, start, stop, ticks, lambda value: math.asinh(value / unit))

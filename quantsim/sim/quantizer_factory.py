@@ -1,0 +1,150 @@
+"""Builds quantizers: from a setting and a tensor's shape, or from a loaded encoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantsim_encodings.encoding import AffineEncoding, DynamicEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
+from quantsim_encodings.formats import FloatFormat, IntFormat, float_format
+from torch import Tensor
+
+from quantsim.errors import ConfigurationError
+from quantsim.quantization import affine, analyzers
+from quantsim.quantization import float as float_quantization
+from quantsim.quantization.base import QuantizerBase
+from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, GranularityKind, IntegerSetting, QuantizerSetting
+
+__all__ = ["activation_quantizer", "parameter_quantizer", "quantizer_from_encoding"]
+
+_ANALYZERS = {
+    AnalyzerKind.MIN_MAX: analyzers.MinMaxEncodingAnalyzer,
+    AnalyzerKind.PERCENTILE: analyzers.PercentileEncodingAnalyzer,
+    AnalyzerKind.SQNR: analyzers.SqnrEncodingAnalyzer,
+    AnalyzerKind.MSE: analyzers.MseEncodingAnalyzer,
+    AnalyzerKind.ENTROPY: analyzers.EntropyEncodingAnalyzer,
+}
+
+
+def _analyzer(setting: AnalyzerSetting, shape: tuple[int, ...]) -> Any:
+    arguments: dict[str, Any] = {}
+    if setting.percentile is not None:
+        arguments["percentile"] = setting.percentile
+    if setting.num_bins is not None:
+        arguments["num_bins"] = setting.num_bins
+    return _ANALYZERS[setting.kind](shape, **arguments)
+
+
+def _build(
+    setting: QuantizerSetting, shape: tuple[int, ...], block_size: tuple[int, ...] | None, group_axis: int = -1
+) -> QuantizerBase:
+    analyzer = _analyzer(setting.analyzer, shape)
+    if not isinstance(setting, IntegerSetting):
+        grid = float_format(setting.format)
+        return float_quantization.FloatQuantizeDequantize(
+            format=grid, shape=shape, block_size=block_size, encoding_analyzer=analyzer
+        )
+    if setting.decompressed_bits is not None and block_size is not None:
+        grouping = tuple(-1 if axis == group_axis else 1 for axis in range(len(shape)))
+        return affine.GroupedBlockQuantizeDequantize(
+            shape,
+            setting.bits,
+            True,
+            decompressed_bw=setting.decompressed_bits,
+            encoding_analyzer=analyzer,
+            block_size=block_size,
+            block_grouping=grouping,
+        )
+    return affine.QuantizeDequantize(shape, setting.bits, setting.symmetric, encoding_analyzer=analyzer, block_size=block_size)
+
+
+def parameter_quantizer(setting: QuantizerSetting, values: Tensor, channel_axis: int | None, *, where: str) -> QuantizerBase:
+    """A quantizer for a parameter, on the parameter's device.
+
+    Channels are along ``channel_axis``. A block holds ``block_size`` elements of the next axis (the inputs that are summed) and the
+    whole of the axes after it (a convolution's kernel); an input axis no longer than a block is one block. A vector has one range.
+
+    Args:
+        setting: Format, granularity, analyzer.
+        values: The parameter; only its shape and device are read.
+        channel_axis: Axis of the output channels; None for a vector.
+        where: What errors call the parameter.
+
+    Raises:
+        ConfigurationError: The block size does not divide the input axis.
+    """
+    shape = tuple(values.shape)
+    if setting.granularity is GranularityKind.TENSOR or channel_axis is None:
+        return _build(setting, (), None).to(values.device)
+    scales = tuple(size if axis == channel_axis else 1 for axis, size in enumerate(shape))
+    if setting.granularity is GranularityKind.CHANNEL:
+        return _build(setting, scales, None).to(values.device)
+    assert setting.block_size is not None  # the setting's own validation
+    input_axis = 1 if channel_axis == 0 else 0
+    length = shape[input_axis]
+    if length <= setting.block_size:
+        return _build(setting, scales, None).to(values.device)
+    if length % setting.block_size:
+        divisors = [size for size in range(2, setting.block_size + 1) if length % size == 0]
+        raise ConfigurationError(
+            "the weight cannot be cut into whole blocks",
+            where=where,
+            got=f"block_size={setting.block_size} for an axis of {length} (shape {shape})",
+            expected=f"a divisor of {length}" + (f", such as {divisors[-1]}" if divisors else ""),
+            fix="add a rule for this module with another block_size or granularity 'channel'",
+        )
+    count = length // setting.block_size
+    scales = tuple(count if axis == input_axis else size for axis, size in enumerate(scales))
+    block = tuple(
+        1 if axis == channel_axis else setting.block_size if axis == input_axis else -1 for axis in range(len(shape))
+    )
+    return _build(setting, scales, block, input_axis).to(values.device)
+
+
+def activation_quantizer(setting: QuantizerSetting, *, where: str) -> QuantizerBase:
+    """A quantizer for an activation: one range a tensor, or one a token at run time.
+
+    Args:
+        setting: Format, granularity, analyzer.
+        where: What errors call the activation.
+
+    Raises:
+        ConfigurationError: Granularity channel or block, whose shape an activation does not tell.
+    """
+    if setting.granularity in (GranularityKind.CHANNEL, GranularityKind.BLOCK):
+        raise ConfigurationError(
+            "activations have no fixed channels to calibrate",
+            where=where,
+            got=f"granularity {setting.granularity.value!r}",
+            expected="'tensor', or 'token' with dynamic: true",
+            fix="change the setting, or assign a quantizer of the wanted shape to the module yourself",
+        )
+    if not setting.dynamic:
+        return _build(setting, (), None)
+    if isinstance(setting, IntegerSetting):
+        return affine.DynamicQuantizeDequantize(setting.bits, setting.symmetric)
+    return float_quantization.DynamicFloatQuantizeDequantize(format=float_format(setting.format))
+
+
+def quantizer_from_encoding(encoding: Encoding) -> QuantizerBase:
+    """A calibrated quantizer that has the grid of an encoding.
+
+    Raises:
+        ConfigurationError: No quantizer class of this version holds such an encoding.
+    """
+    match encoding:
+        case GroupedBlockEncoding():
+            return affine.GroupedBlockQuantizeDequantize.from_encodings(encoding)
+        case AffineEncoding():
+            return affine.QuantizeDequantize.from_encodings(encoding)
+        case FloatEncoding():
+            return float_quantization.FloatQuantizeDequantize.from_encodings(encoding)
+        case DynamicEncoding(format=IntFormat()):
+            return affine.DynamicQuantizeDequantize.from_encodings(encoding)
+        case DynamicEncoding(format=FloatFormat()):
+            return float_quantization.DynamicFloatQuantizeDequantize.from_encodings(encoding)
+    raise ConfigurationError(
+        "no quantizer holds such an encoding",
+        got=f"{type(encoding).__name__} in {encoding.format}",
+        expected="an integer or floating-point encoding",
+        fix="remove the entry from the file, or load it with a later version of quantsim",
+    )
