@@ -67,15 +67,19 @@ class KernelsDirective(Directive):
 
 
 class QuantizedModulesDirective(Directive):
-    """Every row of the table of quantized modules."""
+    """Every row of the tables of quantized modules: of torch.nn, or of functional operations."""
+
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
-        from quantsim.nn import table as modules
+        from quantsim.nn import TORCH_MODULES
+        from quantsim.nn.functional_modules import FUNCTIONAL_MODULES
 
-        rows = [
-            (f"`Quantized{spec.module_class.__name__}`", f"`{spec.op}`", str(spec.inputs), str(spec.outputs))
-            for spec in modules.MODULE_SPECS
-        ]
+        rows = []
+        for spec in FUNCTIONAL_MODULES if "functional" in self.content else TORCH_MODULES:
+            inputs = "any number" if spec.variadic_inputs else str(spec.input_count)
+            outputs = "any number" if spec.variadic_outputs else str(spec.outputs)
+            rows.append((f"`Quantized{spec.module_class.__name__}`", f"`{spec.op}`", inputs, outputs))
         return [table(("quantized form", "op", "inputs", "outputs"), rows, (45, 30, 12, 12))]
 
 

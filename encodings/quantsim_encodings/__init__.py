@@ -10,6 +10,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from quantsim_encodings.comparison import Difference, diff
+    from quantsim_encodings.conversion import convert, losses, with_names, with_tensors
+    from quantsim_encodings.document import (
+        EncodingEntry,
+        EncodingsDocument,
+        EncodingsVersion,
+        Producer,
+        TensorReference,
+        TensorRole,
+    )
     from quantsim_encodings.encoding import (
         AffineEncoding,
         DynamicEncoding,
@@ -19,8 +29,10 @@ if TYPE_CHECKING:
         GroupedBlockEncoding,
         MXEncoding,
         OpticalEncoding,
+        UnplacedGroupedBlockEncoding,
     )
     from quantsim_encodings.errors import EncodingsError, Problem
+    from quantsim_encodings.files import dumps, loads, read, validate, write
     from quantsim_encodings.formats import (
         NAMED_FLOAT_FORMATS,
         NAMED_MX_FORMATS,
@@ -46,14 +58,22 @@ if TYPE_CHECKING:
         PerTensor,
         PerToken,
     )
+    from quantsim_encodings.layout import place, transpose
+    from quantsim_encodings.loss import DEFAULT_ALLOWED, Loss
+    from quantsim_encodings.schemas import json_schema
 
 __all__ = [
+    "DEFAULT_ALLOWED",
     "NAMED_FLOAT_FORMATS",
     "NAMED_MX_FORMATS",
     "AffineEncoding",
+    "Difference",
     "DynamicEncoding",
     "Encoding",
+    "EncodingEntry",
+    "EncodingsDocument",
     "EncodingsError",
+    "EncodingsVersion",
     "FixedPointEncoding",
     "FixedPointFormat",
     "Flattened",
@@ -63,6 +83,7 @@ __all__ = [
     "Granularity",
     "GroupedBlockEncoding",
     "IntFormat",
+    "Loss",
     "MXEncoding",
     "MXFormat",
     "MXScaleRule",
@@ -76,13 +97,42 @@ __all__ = [
     "PerTensor",
     "PerToken",
     "Problem",
+    "Producer",
     "RoundingMode",
+    "TensorReference",
+    "TensorRole",
+    "UnplacedGroupedBlockEncoding",
+    "convert",
+    "diff",
+    "dumps",
     "float_format",
+    "json_schema",
+    "loads",
+    "losses",
     "mx_format",
+    "place",
+    "read",
+    "transpose",
+    "validate",
+    "with_names",
+    "with_tensors",
+    "write",
 ]
 
 # Searched in this order for a public name; each module's own ``__all__`` says what it holds.
-_MODULES = ("formats", "granularity", "errors", "encoding")
+_MODULES = (
+    "formats",
+    "granularity",
+    "errors",
+    "encoding",
+    "document",
+    "loss",
+    "layout",
+    "conversion",
+    "files",
+    "comparison",
+    "schemas",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Reading and writing of JSON text under limits: whatever the bytes are, the outcome is a value or an EncodingsError."""
+"""Reading and writing of JSON text under limits: any bytes give a value or an EncodingsError."""
 
 from __future__ import annotations
 
@@ -166,10 +166,17 @@ def _check_object(value: Mapping[Any, Any], path: str, depth: int, problems: Pro
     result: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(key, str):
+            if _has_half_surrogate(key):
+                problems.add(child(path, key), "is a key with half of a surrogate pair, expected Unicode text")
+                continue
             result[key] = _check(item, child(path, key), depth + 1, problems)
         else:
             problems.add(path, f"has a key of type {type(key).__name__}, expected only strings")
     return result
+
+
+def _has_half_surrogate(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_scalar(value: Any, path: str, problems: ProblemCollector) -> Any:
@@ -190,7 +197,7 @@ def _check_scalar(value: Any, path: str, problems: ProblemCollector) -> Any:
         problems.add(path, f"got {value}, expected a finite number")
         return 1
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        if _has_half_surrogate(value):
             problems.add(path, "is text with half of a surrogate pair, expected Unicode text")
             return "?"
         return str(value)

@@ -228,7 +228,7 @@ class UnplacedGroupedBlockEncoding(Encoding):
             raise fail(
                 owner,
                 "per_block_int_scale",
-                f"got shape {integers.shape} for {channel.shape} channels, expected a multiple of them in one dimension",
+                f"got shape {integers.shape} for {channel.shape} channels, expected a multiple of them",
             )
         object.__setattr__(self, "per_channel_scale", channel)
         object.__setattr__(self, "per_block_int_scale", integers)

@@ -39,14 +39,22 @@ class LossReport:
         self.refused = ProblemCollector()
         self.accepted = ProblemCollector()
         self._allowed = frozenset(Loss(loss) for loss in allowed)
+        self._subjects: dict[str, str] = {}
+
+    def name(self, path: str, subject: str) -> None:
+        """Says which tensor a path means; messages about it then start with that."""
+        self._subjects[path] = subject
+
+    def _sentence(self, path: str, message: str) -> str:
+        return f"{self._subjects[path]} {message}" if path in self._subjects else message
 
     def refuse(self, path: str, message: str) -> None:
         """Notes something whose loss would change numbers or names."""
-        self.refused.add(path, message)
+        self.refused.add(path, self._sentence(path, message))
 
     def lose(self, loss: Loss, path: str, message: str) -> None:
         """Notes a loss; a problem unless its kind is allowed."""
         if loss in self._allowed:
-            self.accepted.add(path, message)
+            self.accepted.add(path, self._sentence(path, message))
         else:
-            self.refused.add(path, f"{message} (accept this with allow={loss.value!r})")
+            self.refused.add(path, f"{self._sentence(path, message)} (accept this with allow={{{loss.value!r}}})")

@@ -74,7 +74,7 @@ def may_be_cached(parameter: Tensor, quantizer: QuantizerBase) -> bool:
     The exact types leave out what stands in for a parameter under torch.func, fake tensors, DTensor and FSDP.
     """
     return (
-        type(parameter) is nn.Parameter
+        nn.Parameter in (type(parameter), type(parameter._base))  # or rows of one, as in attention
         and parameter.device.type == "cpu"
         and parameter.numel() >= SMALLEST_CACHED
         and not (torch.is_grad_enabled() and (parameter.requires_grad or _trains(quantizer)))

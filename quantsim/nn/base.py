@@ -247,9 +247,13 @@ class BaseQuantizationMixin(nn.Module):
 
     # ---------------------------------------------------------------- parameters
 
+    def _own_parameter(self, name: str) -> Tensor | None:
+        """Returns what the parameter quantizer of that name quantizes."""
+        return self._parameters[name]
+
     def _quantized_parameter(self, name: str, quantizer: QuantizerBase) -> Tensor | None:
         """Returns the quantized value of a parameter, from the cache where that is safe."""
-        parameter = self._parameters[name]
+        parameter = self._own_parameter(name)
         if parameter is None:
             return None
         try:
@@ -310,11 +314,11 @@ class BaseQuantizationMixin(nn.Module):
         self._calibrate_parameters(overwrite=False)
         folded: dict[str, Tensor] = {}
         for name, quantizer in self.param_quantizers.items():
-            if isinstance(quantizer, QuantizerBase) and self._parameters.get(name) is not None:
+            if isinstance(quantizer, QuantizerBase):
                 with torch.no_grad():
                     value = self._quantized_parameter(name, quantizer)
-                assert value is not None
-                folded[name] = value.detach().clone() if value is self._parameters[name] else value.detach()
+                    if value is not None:
+                        folded[name] = value.clone() if value is self._own_parameter(name) else value
         records = self.__dict__.setdefault("_folded_parameters", {})
         for name, value in folded.items():
             records[name] = (self._parameters[name], self.param_quantizers[name])
@@ -327,7 +331,8 @@ class BaseQuantizationMixin(nn.Module):
         """Undoes `fold_param_quantizers`; a folded parameter's device and dtype are kept."""
         for name, (parameter, quantizer) in self._folded().items():
             folded = self._parameters[name]
-            if folded is not None and (folded.device, folded.dtype) != (parameter.device, parameter.dtype):
+            moved = parameter is not None and folded is not None
+            if moved and (folded.device, folded.dtype) != (parameter.device, parameter.dtype):
                 with torch.no_grad():
                     parameter.data = parameter.data.to(folded.device, folded.dtype)
                 quantizer.to(folded.device)
@@ -335,7 +340,7 @@ class BaseQuantizationMixin(nn.Module):
             self.param_quantizers[name] = quantizer
         self.__dict__.pop("_folded_parameters", None)
 
-    def _folded(self) -> dict[str, tuple[nn.Parameter, QuantizerBase]]:
+    def _folded(self) -> dict[str, tuple[nn.Parameter | None, QuantizerBase]]:
         return self.__dict__.get("_folded_parameters", {})
 
     # ---------------------------------------------------------------- encodings

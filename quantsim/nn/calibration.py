@@ -110,11 +110,11 @@ def calibrate_parameters(modules: Iterable[tuple[str, nn.Module]], *, overwrite:
     for name, module in modules:
         for place in quantizer_places(name, module, ("param_quantizers",)):
             quantizer = place.quantizer
-            parameter = module._parameters.get(place.key)
+            parameter = module._own_parameter(place.key)  # pyright: ignore[reportCallIssue]
             if (
                 parameter is None
                 or isinstance(parameter, nn.parameter.UninitializedParameter)
-                or not quantizer.is_overwrite_allowed
+                or not (quantizer.is_overwrite_allowed and quantizer.needs_calibration)
                 or (quantizer.is_initialized() and not overwrite)
             ):
                 continue

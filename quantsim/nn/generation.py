@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,12 +36,15 @@ def generate_class(
         "_spec": spec,
         "_float_forward": spec.module_class.forward,
         "_input_slots": {argument: slot for slot, argument in enumerate(spec.inputs)},
-        "_argument_names": tuple(forward_arguments(spec.module_class)),
+        "_argument_names": forward_arguments(spec.module_class),
         "_wrapped_class": spec.module_class,
     }
     if spec.becomes is not None:
         namespace["cls_to_become"] = base.cls_to_qcls[spec.becomes]
-    return type(name, (base, spec.module_class), namespace)
+    bases = (base, spec.module_class) if spec.behaviour is None else (spec.behaviour, base, spec.module_class)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deriving from a deprecated class (NLLLoss2d) warns
+        return type(name, bases, namespace)
 
 
 def generate_classes(
@@ -63,7 +67,7 @@ def generate_wrapper(
     Its instances pickle by the module class, since no module holds the class itself.
     """
     arguments = forward_arguments(module_class)
-    spec = ModuleSpec(module_class=module_class, op=module_class.__qualname__, inputs=tuple(arguments[:1]))
+    spec = ModuleSpec(module_class=module_class, op=module_class.__qualname__, inputs=arguments[:1])
     wrapper: Any = generate_class(spec, base, prefix, module=module_class.__module__)
     mixin = base._family()
 

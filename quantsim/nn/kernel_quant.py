@@ -45,7 +45,7 @@ class QuantizationMixin(BaseQuantizationMixin):
         >>> multiply = QuantizedMultiply()
         >>> multiply.set_kernel(integer_multiply)
         >>> print(multiply.explain_dispatch())
-        multiply: fake-quantization, because input 0 ('x') has no quantizer
+        multiply: fake-quantization, because input 0 ('input') has no quantizer
     """
 
     cls_to_qcls: ClassVar[dict[type[nn.Module], type[BaseQuantizationMixin]]] = {}
@@ -100,7 +100,6 @@ class QuantizationMixin(BaseQuantizationMixin):
         """
         if cls in (QuantizationMixin, SpecifiedQuantizedModule):
             raise TypeError("set_default_kernel: call it on a concrete class such as QuantizedLinear, not on the mixin")
-        # As a static method: a plain function would become a method of the instance.
         cls._default_kernel = _require_callable(kernel, "set_default_kernel")
 
     @classmethod

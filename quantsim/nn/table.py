@@ -9,6 +9,9 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from quantsim.nn.attention import InputProjection, QuantizedAttention, QuantizedInputProjection
+from quantsim.nn.linear_loss import LinearLoss
+from quantsim.nn.recurrent import RecurrentCell, RecurrentModule
 from quantsim.nn.specification import ModuleSpec
 
 __all__ = ["COMPOSITES", "TORCH_MODULES"]
@@ -105,7 +108,8 @@ _ACTIVATION = (
     row(nn.Threshold, "threshold", attributes="threshold value", fresh_output=True),
     row(nn.CosineSimilarity, "cosine_similarity", 2, attributes="dim eps", fresh_output=True),
     row(nn.PairwiseDistance, "pairwise_distance", 2, attributes="norm eps keepdim", fresh_output=True),
-    row(nn.MultiheadAttention, "multi_head_attention", 0, outputs=0),
+    row(nn.MultiheadAttention, "multi_head_attention", 0, outputs=0, behaviour=QuantizedAttention),
+    row(InputProjection, "linear", parameters="weight bias", fresh_output=True, behaviour=QuantizedInputProjection),
 )
 
 _POOLING = (
@@ -189,12 +193,12 @@ _SHAPE_AND_DROPOUT = (
 )
 
 _RECURRENT = (
-    row(nn.RNN, "rnn", ("input", "hx"), outputs=2),
-    row(nn.GRU, "gru", ("input", "hx"), outputs=2),
-    row(nn.LSTM, "lstm", ("input", "h", "c"), outputs=3),
-    row(nn.RNNCell, "rnn_cell", 2),
-    row(nn.GRUCell, "gru_cell", 2),
-    row(nn.LSTMCell, "lstm_cell", ("input", "h", "c"), outputs=2),
+    row(nn.RNN, "rnn", ("input", "hx"), outputs=2, behaviour=RecurrentModule),
+    row(nn.GRU, "gru", ("input", "hx"), outputs=2, behaviour=RecurrentModule),
+    row(nn.LSTM, "lstm", ("input", "h", "c"), outputs=3, behaviour=RecurrentModule),
+    row(nn.RNNCell, "rnn_cell", 2, behaviour=RecurrentCell),
+    row(nn.GRUCell, "gru_cell", 2, behaviour=RecurrentCell),
+    row(nn.LSTMCell, "lstm_cell", ("input", "h", "c"), outputs=2, behaviour=RecurrentCell),
 )
 
 _LOSS = (
@@ -225,8 +229,12 @@ _LOSS = (
     row(nn.MarginRankingLoss, "margin_ranking_loss", 3),
     row(nn.TripletMarginLoss, "triplet_margin_loss", 3),
     row(nn.TripletMarginWithDistanceLoss, "triplet_margin_with_distance_loss", 3),
-    # Newer than the oldest torch that is supported; its Linear is a child and quantized by itself.
-    *(row(cls, "linear_cross_entropy", 2) for cls in (getattr(nn, "LinearCrossEntropyLoss", None),) if cls is not None),
+    # Newer than the oldest torch that is supported.
+    *(
+        row(cls, "linear_cross_entropy", 2, behaviour=LinearLoss)
+        for cls in (getattr(nn, "LinearCrossEntropyLoss", None),)
+        if cls is not None
+    ),
 )
 
 _LAZY = tuple(

@@ -34,17 +34,17 @@ def short_number(value: float) -> str:
     """At most four significant digits, no trailing zeros.
 
     Example:
-        >>> short_number(0.25), short_number(12000.0), short_number(-0.0)
-        ('0.25', '12k', '0')
+        >>> short_number(0.25), short_number(12000.0), short_number(-3.0)
+        ('0.25', '12k', '−3')
     """
-    if value == 0:
-        return "0"
     magnitude = abs(value)
     if magnitude >= 1e6:
-        return f"{value / 1e6:.4g}M"
-    if magnitude >= 1e4:
-        return f"{value / 1e3:.4g}k"
-    return f"{value:.4g}"
+        words = f"{magnitude / 1e6:.4g}M"
+    elif magnitude >= 1e4:
+        words = f"{magnitude / 1e3:.4g}k"
+    else:
+        words = f"{magnitude:.4g}"
+    return f"−{words}" if value < 0 else words
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Axis:
     transform: Callable[[float], float] = float
 
     def __call__(self, value: float) -> float:
+        """The pixel of a value; values beyond the ends are drawn at the ends."""
         low, high = self.transform(self.low), self.transform(self.high)
         share = (self.transform(min(max(value, self.low), self.high)) - low) / (high - low)
         return round(self.start + share * (self.stop - self.start), 2)
@@ -89,8 +90,7 @@ def linear_axis(low: float, high: float, start: float, stop: float, ticks: int =
 
 
 def inverse_hyperbolic_axis(low: float, high: float, start: float, stop: float, unit: float) -> Axis:
-    """An axis linear within ``±unit`` and logarithmic beyond, through ``asinh(value / unit)``; for ranges with
-    outliers.
+    """An axis linear within ``±unit`` and logarithmic beyond (``asinh(value / unit)``), for ranges with outliers.
 
     Args:
         low: Smallest value.

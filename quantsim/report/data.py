@@ -96,8 +96,8 @@ class AccuracySection:
         for row in (self.reference, *self.schemes):
             if len(row.scores) != len(self.score_names):
                 raise ValueError(
-                    f"scheme {row.scheme!r} of {self.title!r} has {len(row.scores)} scores; expected {len(self.score_names)}, "
-                    f"one for each of {self.score_names}"
+                    f"scheme {row.scheme!r} of {self.title!r} has {len(row.scores)} scores; expected "
+                    f"{len(self.score_names)}, one for each of {self.score_names}"
                 )
 
 
@@ -204,7 +204,8 @@ class Histogram:
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1 or not self.counts:
             raise ValueError(
-                f"histogram {self.title!r} has {len(self.edges)} edges; expected one more than its {len(self.counts)} bins"
+                f"histogram {self.title!r} has {len(self.edges)} edges; expected one more than its "
+                f"{len(self.counts)} bins, and at least one bin"
             )
 
 

@@ -80,7 +80,7 @@ def report_data(result: DemoResult, collectors: dict[str, LayerCollector]) -> Re
     ]
     count = max((len(experiment.schemes) for experiment in result.experiments), default=0)
     notes = [
-        "Sizes count quantized parameters in their format with their scales; embedding tables, biases and norms stay float32.",
+        "Sizes count each quantized parameter in its format with its scales; embeddings, biases, norms stay float32.",
         "Error by layer, ranges and histograms come from a small batch of test inputs.",
     ]
     if result.quick:
@@ -88,8 +88,8 @@ def report_data(result: DemoResult, collectors: dict[str, LayerCollector]) -> Re
     return ReportData(
         title=f"Two models on {_number_word(count)} number formats",
         subtitle=(
-            "all-MiniLM-L6-v2 with its real weights, and a small CNN on handwritten digits, simulated as they would compute on hardware "
-            "with other numbers than float32."
+            "all-MiniLM-L6-v2 with its real weights, and a small CNN on handwritten digits, simulated as they would "
+            "compute on hardware with other numbers than float32."
         ),
         created=datetime.now(UTC),
         highlights=_highlights(result.experiments[0]) if result.experiments else (),

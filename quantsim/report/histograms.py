@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def grid_histogram(
         logarithmic: Draw counts on a logarithmic axis; for activations, whose tails are thin and long.
 
     Returns:
-        None for an encoding without fixed scales, whose grid moves with each tensor.
+        None for an encoding without fixed scales, whose grid moves with each tensor, and for an empty tensor.
     """
     if isinstance(encoding, AffineEncoding):
         if encoding.format.steps > _GREATEST_GRID:
@@ -68,6 +69,8 @@ def grid_histogram(
         unit, half_step = "value in units of the scale", 0.0
     else:
         return None
+    if codes.numel() == 0:
+        return None
     codes = codes.flatten().double()
     beyond = int(((codes < grid[0] - half_step) | (codes > grid[-1] + half_step)).sum())
     low, high = min(float(codes.min()), grid[0] - half_step), max(float(codes.max()), grid[-1] + half_step)
@@ -76,7 +79,7 @@ def grid_histogram(
     edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
     return Histogram(
         title=title,
-        caption=f"{describe_encoding(encoding)}; {100 * beyond / max(codes.numel(), 1):.2g} % of {codes.numel():,} values clipped",
+        caption=f"{describe_encoding(encoding)}; {100 * beyond / codes.numel():.2g} % of {codes.numel():,} clipped",
         scheme=scheme,
         edges=tuple(edges.tolist()),
         counts=tuple(int(count) for count in counts.tolist()),
@@ -88,7 +91,7 @@ def grid_histogram(
 
 def _spread(parameters: object, like: Tensor) -> Tensor:
     """Repeats parameters over their blocks, so that they broadcast against the tensor."""
-    spread = torch.as_tensor(parameters).to(torch.float64)
+    spread = torch.tensor(np.asarray(parameters), dtype=torch.float64)
     spread = spread.reshape((1,) * (like.dim() - spread.dim()) + tuple(spread.shape))
     for dimension, length in enumerate(like.shape):
         count = spread.shape[dimension]

@@ -63,6 +63,8 @@ class AnalyzerKind(StrEnum):
     PERCENTILE = "percentile"
     SQNR = "sqnr"
     MSE = "mse"
+    TOKEN_MSE = "token_mse"
+    """Squared error relative to each token's energy; for activations."""
     ENTROPY = "entropy"
 
 
@@ -81,13 +83,17 @@ class AnalyzerSetting(_Setting):
     kind: AnalyzerKind = AnalyzerKind.MIN_MAX
     percentile: float | None = Field(default=None, gt=50.0, le=100.0)
     """Percent of the values that the range covers on each side; only for ``percentile`` (default there: 100)."""
-    num_bins: int | None = Field(default=None, ge=16, le=65536)
+    num_bins: int | None = Field(default=None, ge=16, le=65536, multiple_of=4)
     """Bins of the histogram; not for ``min_max`` (default 2048)."""
+    candidates: int | None = Field(default=None, ge=3, le=1024)
+    """Scales that ``mse`` and ``sqnr`` try (default: 17 for asymmetric, 101 for symmetric grids)."""
 
     @model_validator(mode="after")
     def _arguments_fit_the_kind(self) -> Self:
         if self.percentile is not None and self.kind is not AnalyzerKind.PERCENTILE:
             raise ValueError(f"percentile={self.percentile} is only for kind 'percentile', not {self.kind.value!r}")
+        if self.candidates is not None and self.kind not in (AnalyzerKind.MSE, AnalyzerKind.SQNR):
+            raise ValueError(f"candidates={self.candidates} is only for kinds 'mse' and 'sqnr', not {self.kind.value!r}")
         if self.num_bins is not None and self.kind is AnalyzerKind.MIN_MAX:
             raise ValueError("num_bins is for analyzers that keep a histogram; 'min_max' keeps none")
         return self
@@ -184,6 +190,13 @@ def _granularity_label(setting: _QuantizerSetting) -> str:
     return f"{setting.granularity.value}{' (run time)' if setting.dynamic else ''}"
 
 
+def _check_parameter_setting(where: str, setting: IntegerSetting | FloatSetting | None) -> None:
+    if setting is not None and setting.dynamic:
+        raise ValueError(f"{where}: a parameter cannot have run-time scales; use granularity 'channel'")
+    if setting is not None and setting.analyzer.kind is AnalyzerKind.TOKEN_MSE:
+        raise ValueError(f"{where}: a parameter has no tokens; use analyzer 'mse'")
+
+
 QuantizerSetting = Annotated[IntegerSetting | FloatSetting, Field(discriminator="kind")]
 
 
@@ -218,8 +231,7 @@ class PlacementRule(_Setting):
         if not self.model_fields_set - {"match"}:
             raise ValueError("the rule changes nothing: give at least one of weights, inputs, outputs, params")
         for where, setting in (("weights", self.weights), *self.params.items()):
-            if setting is not None and setting.dynamic:
-                raise ValueError(f"{where}: a parameter cannot have run-time scales; use granularity 'channel'")
+            _check_parameter_setting(where, setting)
         return self
 
 
@@ -257,8 +269,7 @@ class SimulationConfig(_Setting):
     @model_validator(mode="after")
     def _weights_are_static(self) -> Self:
         for where, setting in (("weights", self.weights), ("embeddings", self.embeddings)):
-            if setting is not None and setting.dynamic:
-                raise ValueError(f"{where}: a parameter cannot have run-time scales; use granularity 'channel'")
+            _check_parameter_setting(where, setting)
         return self
 
     @classmethod

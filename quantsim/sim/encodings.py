@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version as version_of_package
 from typing import TYPE_CHECKING
 
 from quantsim_encodings.document import EncodingEntry, EncodingsDocument, EncodingsVersion, Producer, TensorReference, TensorRole
@@ -106,8 +107,6 @@ def export_document(
     Raises:
         EncodingsError: A quantizer has no range yet, or no encoding; all of them are listed.
     """
-    from quantsim._version import __version__
-
     by_name = version not in (EncodingsVersion.QUANTSIM, EncodingsVersion.AIMET_TORCH)
     entries: list[EncodingEntry] = []
     problems: list[Problem] = []
@@ -133,7 +132,7 @@ def export_document(
     return EncodingsDocument(
         version,
         tuple(entries),
-        producer=Producer("quantsim", __version__),
+        producer=Producer("quantsim", version_of_package("quantsim")),
         model_fingerprint=model_fingerprint(model),
         excluded_layers=tuple(sorted(excluded)),
     )

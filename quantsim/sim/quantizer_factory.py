@@ -10,9 +10,9 @@ from torch import Tensor
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine, analyzers
-from quantsim.quantization import float as float_quantization
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, GranularityKind, IntegerSetting, QuantizerSetting
+from quantsim.sim.token_mse import TokenMseEncodingAnalyzer
 
 __all__ = ["activation_quantizer", "parameter_quantizer", "quantizer_from_encoding"]
 
@@ -21,12 +21,25 @@ _ANALYZERS = {
     AnalyzerKind.PERCENTILE: analyzers.PercentileEncodingAnalyzer,
     AnalyzerKind.SQNR: analyzers.SqnrEncodingAnalyzer,
     AnalyzerKind.MSE: analyzers.MseEncodingAnalyzer,
+    AnalyzerKind.TOKEN_MSE: TokenMseEncodingAnalyzer,
     AnalyzerKind.ENTROPY: analyzers.EntropyEncodingAnalyzer,
 }
 
 
-def _analyzer(setting: AnalyzerSetting, shape: tuple[int, ...]) -> Any:
+_IMAGE_DIMS = {"conv1d": 2, "conv2d": 3, "conv3d": 4, "conv_transpose1d": 2, "conv_transpose2d": 3, "conv_transpose3d": 4}
+"""Trailing dimensions of one sample of a convolution: channels and space."""
+
+
+def _analyzer(
+    setting: AnalyzerSetting, shape: tuple[int, ...], block_size: tuple[int, ...] | None, token_dims: int
+) -> analyzers.EncodingAnalyzer:
     arguments: dict[str, Any] = {}
+    if setting.kind is AnalyzerKind.TOKEN_MSE:
+        arguments["token_dims"] = token_dims
+    elif block_size is not None:
+        arguments["block_size"] = block_size
+    if setting.candidates is not None:
+        arguments["asymmetric_delta_candidates"] = arguments["symmetric_delta_candidates"] = setting.candidates
     if setting.percentile is not None:
         arguments["percentile"] = setting.percentile
     if setting.num_bins is not None:
@@ -35,10 +48,17 @@ def _analyzer(setting: AnalyzerSetting, shape: tuple[int, ...]) -> Any:
 
 
 def _build(
-    setting: QuantizerSetting, shape: tuple[int, ...], block_size: tuple[int, ...] | None, group_axis: int = -1
+    setting: QuantizerSetting,
+    shape: tuple[int, ...],
+    block_size: tuple[int, ...] | None,
+    *,
+    group_axis: int = -1,
+    token_dims: int = 1,
 ) -> QuantizerBase:
-    analyzer = _analyzer(setting.analyzer, shape)
+    analyzer = _analyzer(setting.analyzer, shape, block_size, token_dims)
     if not isinstance(setting, IntegerSetting):
+        from quantsim.quantization import float as float_quantization
+
         grid = float_format(setting.format)
         return float_quantization.FloatQuantizeDequantize(
             format=grid, shape=shape, block_size=block_size, encoding_analyzer=analyzer
@@ -97,14 +117,15 @@ def parameter_quantizer(setting: QuantizerSetting, values: Tensor, channel_axis:
     block = tuple(
         1 if axis == channel_axis else setting.block_size if axis == input_axis else -1 for axis in range(len(shape))
     )
-    return _build(setting, scales, block, input_axis).to(values.device)
+    return _build(setting, scales, block, group_axis=input_axis).to(values.device)
 
 
-def activation_quantizer(setting: QuantizerSetting, *, where: str) -> QuantizerBase:
+def activation_quantizer(setting: QuantizerSetting, *, op: str | None = None, where: str) -> QuantizerBase:
     """A quantizer for an activation: one range a tensor, or one a token at run time.
 
     Args:
         setting: Format, granularity, analyzer.
+        op: Op of the module, which tells what one token of its tensors is.
         where: What errors call the activation.
 
     Raises:
@@ -119,9 +140,11 @@ def activation_quantizer(setting: QuantizerSetting, *, where: str) -> QuantizerB
             fix="change the setting, or assign a quantizer of the wanted shape to the module yourself",
         )
     if not setting.dynamic:
-        return _build(setting, (), None)
+        return _build(setting, (), None, token_dims=_IMAGE_DIMS.get(op or "", 1))
     if isinstance(setting, IntegerSetting):
         return affine.DynamicQuantizeDequantize(setting.bits, setting.symmetric)
+    from quantsim.quantization import float as float_quantization
+
     return float_quantization.DynamicFloatQuantizeDequantize(format=float_format(setting.format))
 
 
@@ -137,10 +160,14 @@ def quantizer_from_encoding(encoding: Encoding) -> QuantizerBase:
         case AffineEncoding():
             return affine.QuantizeDequantize.from_encodings(encoding)
         case FloatEncoding():
+            from quantsim.quantization import float as float_quantization
+
             return float_quantization.FloatQuantizeDequantize.from_encodings(encoding)
         case DynamicEncoding(format=IntFormat()):
             return affine.DynamicQuantizeDequantize.from_encodings(encoding)
         case DynamicEncoding(format=FloatFormat()):
+            from quantsim.quantization import float as float_quantization
+
             return float_quantization.DynamicFloatQuantizeDequantize.from_encodings(encoding)
     raise ConfigurationError(
         "no quantizer holds such an encoding",

@@ -55,7 +55,7 @@ def with_backward(quantizer: torch.nn.Module, x: torch.Tensor, gradient: torch.T
     """Forward and backward to the tensor and to the range."""
     leaf = x.clone().requires_grad_()
     wanted = [leaf, *quantizer.parameters()]
-    function = run or quantizer
+    function = quantizer if run is None else run
     return lambda: torch.autograd.grad(function(leaf), wanted, gradient)
 
 

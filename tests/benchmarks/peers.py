@@ -103,9 +103,10 @@ def brevitas_quantize_dequantize(x: torch.Tensor) -> nn.Module | None:
         with quiet():
             import brevitas.nn as brevitas_nn  # pyright: ignore[reportMissingImports]
 
-            module = brevitas_nn.QuantIdentity(bit_width=8, return_quant_tensor=False)
+            # One step of statistics sets the scale; from the second on it is the learned parameter.
+            module = brevitas_nn.QuantIdentity(bit_width=8, return_quant_tensor=False, collect_stats_steps=1)
             module(x)
-            module.eval()
+            module(x)
     except Exception:  # noqa: BLE001 - an old or half-installed peer is left out of the table, it is not ours to mend
         return None
     return module

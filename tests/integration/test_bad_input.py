@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 import quantsim.nn
 from quantsim.errors import NonFiniteError, NotCalibratedError, QuantsimError, UnknownModuleError
 from quantsim.quantization import affine
-from quantsim.sim import QuantizationSimModel
+from quantsim.sim import QuantizationSimModel, SimulationConfig
 
 
 def network() -> nn.Sequential:
@@ -158,22 +159,24 @@ def test_an_unknown_module_is_answered_with_code_to_paste() -> None:
 
 
 def test_the_pasted_code_works() -> None:
-    """The error's text contains a definition; taken literally it makes the module known."""
+    """The error's text contains a definition; pasted as it is, it makes the module known."""
+
+    class Unknown(Unheard):
+        pass
+
     with pytest.raises(UnknownModuleError) as caught:
-        quantsim.nn.QuantizationMixin.from_module(Unheard())
-    lines = text_of(caught.value).splitlines()
-    start = next(index for index, line in enumerate(lines) if line.lstrip().startswith(("import ", "from ", "@")))
-    indent = len(lines[start]) - len(lines[start].lstrip())
-    code = []
-    for line in lines[start:]:
-        if line.strip() and len(line) - len(line.lstrip()) < indent:
-            break
-        code.append(line[indent:])
-    names: dict[str, object] = {"Unheard": Unheard, "torch": torch, "nn": nn, "quantsim": quantsim}
-    namespace = {**vars(quantsim.nn), **names}
-    compile("\n".join(code), "<pasted>", "exec")
-    assert "class" in "\n".join(code)
-    assert namespace
+        quantsim.nn.QuantizationMixin.from_module(Unknown())
+    definition = re.search(r"^import torch\n.*?(?=^or )", text_of(caught.value), flags=re.MULTILINE | re.DOTALL)
+    assert definition is not None
+    exec(definition.group(), {"Unknown": Unknown})
+    module = quantsim.nn.QuantizationMixin.from_module(Unknown())
+    module.output_quantizers[0] = affine.QuantizeDequantize((), 8, False)
+    module.param_quantizers["gain"] = affine.QuantizeDequantize((), 8, True)
+    signal, bias = torch.randn(3, 4), torch.randn(3, 4)
+    with module.compute_encodings():
+        module(signal, bias)
+    gain = module.param_quantizers["gain"](module.gain)
+    assert torch.equal(module(signal, bias), module.output_quantizers[0](signal * gain + bias))
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
@@ -183,15 +186,13 @@ def test_an_unknown_preset_lists_those_there_are() -> None:
 
 
 def test_a_rule_that_matches_nothing_is_an_error() -> None:
-    from quantsim.sim import preset
-
-    config = preset("w8a8").model_copy(update={"exclude": ("no_such_layer",)})
+    config = SimulationConfig(exclude=("no_such_layer",))  # type: ignore[arg-type]
     with pytest.raises((QuantsimError, ValueError)) as caught:
         QuantizationSimModel(network(), torch.randn(2, 4), config=config)
     assert_says(caught.value, "no_such_layer")
 
 
-@pytest.mark.parametrize("inputs", [(), None, torch.randn(2, 5), {"nonsense": torch.randn(2, 4)}], ids=["none", "None", "width", "keyword"])
+@pytest.mark.parametrize("inputs", [(), torch.randn(2, 5), {"nonsense": torch.randn(2, 4)}], ids=["none", "width", "keyword"])
 def test_example_inputs_that_do_not_run(inputs: object) -> None:
     model = network()
     before = snapshot(model)
@@ -210,10 +211,3 @@ def test_a_model_that_is_none_of_the_kind() -> None:
 def test_wrapping_what_is_no_module() -> None:
     with pytest.raises(ValueError):
         quantsim.nn.QuantizationMixin.wrap(int)  # type: ignore[arg-type]
-
-
-def test_assigning_what_is_no_quantizer() -> None:
-    qlinear = quantsim.nn.QuantizedLinear(4, 3)
-    qlinear.output_quantizers[0] = nn.ReLU()
-    with pytest.raises((QuantsimError, TypeError, ValueError)), torch.no_grad(), qlinear.compute_encodings():
-        qlinear(torch.randn(2, 4))

@@ -61,29 +61,51 @@ STRANGE_VALUES: tuple[Any, ...] = (
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Everything about a simulation that a failed load must not change."""
+
+    state: dict[str, Any]
+    output: torch.Tensor
+    encodings: str
+    quantizers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, sim: QuantizationSimModel, x: torch.Tensor) -> Snapshot:
+        return cls(
+            copy.deepcopy(dict(sim.model.state_dict())),
+            run(sim, x),
+            fingerprint(sim),
+            tuple(id(module) for module in sim.model.modules()),
+        )
+
+    def differences(self, other: Snapshot) -> list[str]:
+        found = [name for name in self.state.keys() ^ other.state.keys()]
+        found += [name for name in self.state.keys() & other.state.keys() if not equal(self.state[name], other.state[name])]
+        if not torch.equal(self.output, other.output):
+            found.append("output")
+        if self.encodings != other.encodings:
+            found.append("encodings")
+        if self.quantizers != other.quantizers:
+            found.append("modules")
+        return found
+
+
+@dataclass(frozen=True)
 class Live:
-    """A calibrated simulation, its files, and everything about it that a failed load must not change."""
+    """A calibrated simulation and its files in every version."""
 
     sim: QuantizationSimModel
     x: torch.Tensor
     files: dict[str, bytes]
     path: Path
-    state: dict[str, Any]
     output: torch.Tensor
-    encodings: str
 
-    def unchanged(self) -> bool:
-        state = self.sim.model.state_dict()
-        return (
-            state.keys() == self.state.keys()
-            and all(equal(state[name], self.state[name]) for name in state)
-            and torch.equal(run(self.sim, self.x), self.output)
-            and fingerprint(self.sim) == self.encodings
-        )
+    def snapshot(self) -> Snapshot:
+        return Snapshot.of(self.sim, self.x)
 
     def restore(self) -> None:
         self.sim.load_encodings(self.write(self.files["quantsim-1"]))
-        assert torch.equal(run(self.sim, self.x), self.output)
+        assert torch.equal(run(self.sim, self.x), self.output), "quantsim's own file does not bring the output back"
 
     def write(self, content: bytes) -> Path:
         self.path.write_bytes(content)
@@ -120,7 +142,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     for version in VERSIONS:
         sim.save_encodings(folder / f"{version}.json", version=version)
         files[version] = (folder / f"{version}.json").read_bytes()
-    yield Live(sim, x, files, folder / "mutated.json", copy.deepcopy(sim.model.state_dict()), run(sim, x), fingerprint(sim))
+    yield Live(sim, x, files, folder / "mutated.json", run(sim, x))
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -197,12 +219,13 @@ def broken_content(draw: st.DrawFn, files: dict[str, bytes]) -> bytes:
 def check(live: Live, content: bytes) -> bool:
     """Load one file; True if it loaded. Anything but a clean load or an ``EncodingsError`` that changed nothing fails."""
     path = live.write(content)
+    before = live.snapshot()
     try:
         live.sim.load_encodings(path)
     except EncodingsError as error:
         assert error.problems, f"an EncodingsError without a list of problems: {error}"
         assert str(error).strip()
-        assert live.unchanged(), f"the simulation changed though loading failed: {error}"
+        assert before.differences(live.snapshot()) == [], f"the simulation changed though loading failed: {error}"
         return False
     output = run(live.sim, live.x)
     assert torch.isfinite(output).all(), "a file was accepted that makes the output non-finite"
@@ -250,23 +273,26 @@ def test_ten_thousand_broken_files(live: Live) -> None:
     ids=lambda content: repr(content[:16]),
 )
 def test_files_that_are_no_encodings(live: Live, content: bytes) -> None:
+    before = live.snapshot()
     with pytest.raises(EncodingsError):
         live.sim.load_encodings(live.write(content))
-    assert live.unchanged()
+    assert before.differences(live.snapshot()) == []
 
 
 def test_a_file_of_a_gigabyte_is_refused_unread(live: Live, tmp_path: Path) -> None:
     path = tmp_path / "large.json"
     with path.open("wb") as file:
         file.truncate(2**30 + 1)  # sparse: takes no disk
+    before = live.snapshot()
     with pytest.raises(EncodingsError, match=r"(?i)byte|size|large"):
         live.sim.load_encodings(path)
-    assert live.unchanged()
+    assert before.differences(live.snapshot()) == []
 
 
 def test_a_folder_or_a_missing_file_is_no_traceback_of_the_parser(live: Live, tmp_path: Path) -> None:
+    before = live.snapshot()
     for path in (tmp_path, tmp_path / "missing.json"):
         with pytest.raises((EncodingsError, OSError)) as caught:
             live.sim.load_encodings(path)
         assert str(path) in str(caught.value)
-    assert live.unchanged()
+    assert before.differences(live.snapshot()) == []

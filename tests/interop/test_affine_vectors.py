@@ -57,6 +57,13 @@ def values_of(case: dict[str, Any]) -> torch.Tensor:
     return torch.from_numpy(FILE.arrays[f"inputs/{case['values']}"]).to(getattr(torch, case["dtype"]))
 
 
+def range_gradient_tolerance(dtype: torch.dtype, steps: int) -> float:
+    """1e-6; where a 16-bit type holds the grid (bfloat16 to 4 bit, float16 to 8 bit) the oracle also adds the gradient up in that type,
+    which quantsim does in float32."""
+    held = {torch.bfloat16: 15, torch.float16: 255}
+    return 2 * torch.finfo(dtype).eps if steps <= held.get(dtype, 0) else 1e-6
+
+
 def test_the_vectors_cover_what_was_agreed() -> None:
     cases = list(FILE.cases.values())
     assert {"Quantize", "QuantizeDequantize", "GroupedBlockQuantizeDequantize"} == {case["quantizer"] for case in cases}
@@ -73,10 +80,12 @@ def test_calibration_gives_the_oracles_scale_and_offset(name: str) -> None:
     quantizer = make_quantizer(case)
     with quantizer.compute_encodings():
         quantizer(values_of(case))
-    assert ulps(quantizer.get_scale(), FILE.arrays[f"{name}/scale"]) <= 1
-    assert ulps(quantizer.get_offset(), FILE.arrays[f"{name}/offset"]) <= 1
-    assert ulps(quantizer.min, FILE.arrays[f"{name}/min"]) <= 1
-    assert ulps(quantizer.max, FILE.arrays[f"{name}/max"]) <= 1
+    # The oracle rounds the range it observed to the tensor's type; quantsim keeps float32, so that it agrees to that type's last place.
+    allowed = torch.finfo(getattr(torch, case["dtype"])).eps / torch.finfo(torch.float32).eps
+    assert ulps(quantizer.get_scale(), FILE.arrays[f"{name}/scale"]) <= allowed
+    assert ulps(quantizer.get_offset(), FILE.arrays[f"{name}/offset"]) == 0
+    assert ulps(quantizer.min, FILE.arrays[f"{name}/min"]) <= allowed
+    assert ulps(quantizer.max, FILE.arrays[f"{name}/max"]) <= allowed
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -119,8 +128,9 @@ def test_gradients_are_those_of_the_oracle(name: str) -> None:
         assert ours is not None
         theirs = torch.from_numpy(FILE.arrays[f"{name}/{bound}_gradient"])
         # Sums of up to 1024 terms of both signs: relative to the largest entry, as one that cancels has no digits of its own.
+        tolerance = range_gradient_tolerance(x.dtype, case["qmax"] - case["qmin"])
         assert ours.shape == theirs.shape
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids="/".join)

@@ -81,7 +81,11 @@ def _only_re_exports(statement: ast.stmt) -> bool:
             return True
         case ast.Expr(value=ast.Constant(value=str())):
             return True
-        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+        case (
+            ast.Assign(targets=[ast.Name(id=name)])
+            | ast.AnnAssign(target=ast.Name(id=name))
+            | ast.AugAssign(target=ast.Name(id=name))
+        ):
             # Lazily re-exported names may be listed in a table, and the table's name must not be exported itself.
             return name in {"__all__", "__version__"} or name.startswith("_")
         case ast.FunctionDef(name=name):

@@ -71,9 +71,8 @@ def encode(document: EncodingsDocument, report: LossReport, parameters: Collecti
     for path, name, entry in named_entries(document, report):
         parameter = is_parameter(entry, parameters)
         if parameter is None:
-            report.refuse(path, f"{name!r} may be an activation or a parameter; name the parameters with parameters=")
-            continue
-        sections[parameter][name] = encode_legacy(entry.encoding, path, report)
+            report.refuse(path, "may be an activation or a parameter; name the parameters with parameters=")
+        sections[bool(parameter)][name] = encode_legacy(entry.encoding, path, report)
     return {
         **producer_json(document),
         "version": "0.6.1",

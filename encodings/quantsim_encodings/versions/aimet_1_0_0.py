@@ -173,9 +173,8 @@ def encode(document: EncodingsDocument, report: LossReport, parameters: Collecti
     for path, name, entry in named_entries(document, report):
         parameter = is_parameter(entry, parameters)
         if parameter is None:
-            report.refuse(path, f"{name!r} may be an activation or a parameter; name the parameters with parameters=")
-            continue
-        sections[parameter].append({"name": name, **_encode_one(entry.encoding, path, report)})
+            report.refuse(path, "may be an activation or a parameter; name the parameters with parameters=")
+        sections[bool(parameter)].append({"name": name, **_encode_one(entry.encoding, path, report)})
     return {
         **producer_json(document),
         "version": "1.0.0",
@@ -192,7 +191,7 @@ def _encode_one(encoding: Encoding, path: str, report: LossReport) -> dict[str, 
     if isinstance(encoding, UnplacedGroupedBlockEncoding):
         return _encode_lpbq(encoding, encoding.granularity.block_size)
     if not isinstance(encoding, AffineEncoding):
-        report.refuse(path, f"is a {encoding.label}, which cannot be held")
+        report.refuse(path, f"has an encoding of kind {encoding.label}, which cannot be held")
         return {}
     symmetric, offsets = legacy_codes(encoding, path, report)
     layout = layout_of(encoding.granularity, encoding.block_size, encoding.scale.shape)

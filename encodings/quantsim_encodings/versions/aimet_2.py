@@ -17,7 +17,7 @@ from quantsim_encodings.granularity import Granularity, PerBlock, PerChannel, Pe
 from quantsim_encodings.loss import LossReport
 from quantsim_encodings.versions.aimet_0_6_1 import producer_json, producer_of
 from quantsim_encodings.versions.aimet_2_writing import encode_entries
-from quantsim_encodings.versions.model import Integers, Model, NestedIntegers, NestedNumbers, Numbers, ProducerModel
+from quantsim_encodings.versions.model import Model, NestedIntegers, NestedNumbers, ProducerModel
 from quantsim_encodings.versions.names import named_entries, note_duplicates, report_annotations
 
 Axis = Annotated[int, Field(ge=-16, le=15, description="Axis of channels or blocks; negative counts from the last.")]

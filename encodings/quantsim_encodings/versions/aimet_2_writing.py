@@ -12,6 +12,7 @@ from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding,
 from quantsim_encodings.formats import FloatFormat, IntFormat, NVFP4Format, float_format
 from quantsim_encodings.layout import Layout, layout_of
 from quantsim_encodings.loss import Loss, LossReport
+from quantsim_encodings.versions.legacy import report_cast
 
 _UNQUANTIZED = (float_format("fp16"), float_format("bf16"))
 
@@ -35,7 +36,7 @@ def encode_entries(
         encoding = entry.encoding
         if entry.parameter is not None:
             kind = "a parameter" if entry.parameter else "an activation"
-            report.lose(Loss.ANNOTATION, path, f"{name}: that it is {kind} cannot be held")
+            report.lose(Loss.ANNOTATION, path, f"is {kind}, which cannot be held")
         if isinstance(encoding, GroupedBlockEncoding):
             fields = _grouped(encoding, version, path, report)
         elif isinstance(encoding, AffineEncoding):
@@ -45,7 +46,7 @@ def encode_entries(
         elif isinstance(encoding, MXEncoding):
             fields = _nvfp4(encoding, version, path, report)
         else:
-            report.refuse(path, f"is a {encoding.label}, which cannot be held")
+            report.refuse(path, f"has an encoding of kind {encoding.label}, which cannot be held")
             fields = None
         if fields is not None:
             result.append({"name": name, **fields})
@@ -121,6 +122,7 @@ def _float(
     if not names:
         report.refuse(path, f"is {encoding.format.label}; only {', '.join(float_formats)} can be held")
         return None
+    report_cast(encoding, path, report)
     layout = _layout(encoding, path, report)
     if layout is None:
         return None
@@ -138,7 +140,7 @@ def _grouped(
     if encoding.decompressed_bits != 2 * encoding.format.bits:
         report.refuse(
             path,
-            f"decompresses {encoding.format.bits} bits to {encoding.decompressed_bits}; only twice the bits can be held",
+            f"decompresses {encoding.format.bits} bits to {encoding.decompressed_bits}; only twice as many can be held",
         )
     if layout is None or layout.axis is None or layout.block_size is None:
         report.refuse(path, f"is LPBQ with {encoding.granularity}, expected blocks along one axis")
@@ -168,16 +170,14 @@ def _channel_axis(shape: tuple[int, ...], block_axis: int, rank: int) -> int | N
     return long[0] if long else free[0] if free else None
 
 
-def _nvfp4(
-    encoding: MXEncoding, version: EncodingsVersion, path: str, report: LossReport
-) -> dict[str, Any] | None:
-    layout = _layout(encoding, path, report)
+def _nvfp4(encoding: MXEncoding, version: EncodingsVersion, path: str, report: LossReport) -> dict[str, Any] | None:
     if version is not EncodingsVersion.AIMET_2_1_0 or not isinstance(encoding.format, NVFP4Format):
-        report.refuse(path, f"is {encoding.format}, which cannot be held; only 2.1.0 holds NVFP4")
+        report.refuse(path, "has blocks with shared scales (MX, NVFP4); only 2.1.0 holds any, and only NVFP4")
         return None
     if encoding.scale is None or encoding.tensor_scale is None:
-        report.refuse(path, "is NVFP4 with scales computed at run time; only fixed ones can be held")
+        report.refuse(path, "is NVFP4 without fixed scales of blocks and tensor; only with both it can be held")
         return None
+    layout = _layout(encoding, path, report)
     if layout is None or layout.block_size != encoding.format.block_size:
         report.refuse(path, f"is NVFP4 with {encoding.granularity}, expected blocks of {encoding.format.block_size}")
         return None

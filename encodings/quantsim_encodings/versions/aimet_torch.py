@@ -95,10 +95,10 @@ def encode(document: EncodingsDocument, report: LossReport, parameters: Collecti
         path = child("$.encodings", index)
         tensor = entry.tensor
         if tensor is None:
-            report.refuse(path, f"{entry.label} has no place in the torch model; give one with with_tensors()")
+            report.refuse(path, "has no place in the torch model; give one with with_tensors()")
             continue
         if entry.name is not None and entry.name != str(tensor):
-            report.lose(Loss.ANNOTATION, path, f"{entry.label}: its tensor name {entry.name!r} cannot be held")
+            report.lose(Loss.ANNOTATION, path, f"has the tensor name {entry.name!r}, which cannot be held")
         items = encode_legacy(entry.encoding, path, report)
         if tensor.role is TensorRole.PARAM:
             # The leading dot of the root module's own parameters is AIMET's.
@@ -107,7 +107,7 @@ def encode(document: EncodingsDocument, report: LossReport, parameters: Collecti
             section = activations.setdefault(tensor.module, {}).setdefault(tensor.role.value, {})
             key, value = tensor.key, items[0] if len(items) == 1 else items
         if key in section:
-            report.refuse(path, f"{entry.label} is described twice")
+            report.refuse(path, "is described twice")
         section[key] = value
     header = {} if document.declared_version is None else {"version": document.declared_version}
     excluded = {"excluded_layers": list(document.excluded_layers)} if document.excluded_layers or header else {}

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from quantsim_encodings._problems import ProblemCollector, child, show
 from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
-from quantsim_encodings.formats import FloatFormat, IntFormat, float_format
+from quantsim_encodings.formats import FloatFormat, IntFormat, RoundingMode, float_format
 from quantsim_encodings.granularity import Flattened, PerTensor
 from quantsim_encodings.loss import Loss, LossReport
 from quantsim_encodings.versions.model import Model
@@ -64,10 +64,8 @@ def decode_legacy(
         for field in ("bitwidth", "is_symmetric", "zero_point_shift"):
             if getattr(item, field) != getattr(first, field):
                 consistent = False
-                problems.add(
-                    child(child(path, index), field),
-                    f"got {show(getattr(item, field))}, expected {show(getattr(first, field))} as in the first encoding",
-                )
+                got, expected = show(getattr(item, field)), show(getattr(first, field))
+                problems.add(child(child(path, index), field), f"got {got}, expected {expected} as in the first")
     return _affine(integers, path, problems) if consistent else None
 
 
@@ -91,8 +89,8 @@ def _affine(items: list[LegacyIntEncoding], path: str, problems: ProblemCollecto
             raise ValueError("got an offset beyond 62 bits")
         encoding = AffineEncoding(
             format,
-            scale=np.float64(first.scale) if single else np.array([item.scale for item in items]),
-            offset=np.int64(offset[0]) if single else offset.astype(np.int64),
+            scale=np.array(first.scale if single else [item.scale for item in items]),
+            offset=np.array(offset[0] if single else offset, dtype=np.int64),
             symmetric=symmetric,
             granularity=PerTensor() if single else Flattened(),
             zero_point_shift=first.zero_point_shift,
@@ -146,7 +144,7 @@ def encode_legacy(encoding: Encoding, path: str, report: LossReport) -> list[dic
         bits = encode_float_bits(encoding, path, report)
         return [{"bitwidth": bits, "dtype": "float"}]
     if not isinstance(encoding, AffineEncoding):
-        report.refuse(path, f"is a {encoding.label}, which cannot be held")
+        report.refuse(path, f"has an encoding of kind {encoding.label}, which cannot be held")
         return []
     if isinstance(encoding, GroupedBlockEncoding):
         report.lose(Loss.GROUPING, path, "is LPBQ; only the products of its scales can be held")
@@ -174,6 +172,7 @@ def encode_legacy(encoding: Encoding, path: str, report: LossReport) -> list[dic
 
 def encode_float_bits(encoding: FloatEncoding, path: str, report: LossReport) -> int:
     """Number of bits by which AIMET means this cast; reports any other."""
+    report_cast(encoding, path, report)
     plain = encoding.scale is None or bool((encoding.scale == 1).all())
     for bits, format in FLOAT_FORMATS_BY_BITS.items():
         if plain and encoding.format == format:
@@ -181,3 +180,11 @@ def encode_float_bits(encoding: FloatEncoding, path: str, report: LossReport) ->
     scaled = "without scale" if encoding.scale is None else "with a scale"
     report.refuse(path, f"is {encoding.format.label} {scaled}; only fp16 and fp32 without scale can be held")
     return encoding.format.bits
+
+
+def report_cast(encoding: FloatEncoding, path: str, report: LossReport) -> None:
+    """Reports a way of casting that AIMET's versions do not know: they round to nearest even and saturate."""
+    if encoding.rounding is not RoundingMode.NEAREST_EVEN:
+        report.refuse(path, f"rounds by {encoding.rounding.value}; only nearest_even can be held")
+    if not encoding.saturate:
+        report.refuse(path, "does not saturate; only casts that do can be held")

@@ -126,14 +126,18 @@ def validate_model(model: type[ModelType], data: Any, problems: ProblemCollector
     return None
 
 
+def _has_step(value: Any, step: str | int) -> bool:
+    if isinstance(value, dict):
+        return isinstance(step, str) and step in value
+    return isinstance(value, list) and isinstance(step, int) and step < len(value)
+
+
 def _problem(details: ErrorDetails, data: Any) -> tuple[str, str]:
     path = "$"
     current = data
     location = details["loc"]
     for index, step in enumerate(location):
-        if isinstance(step, str) and isinstance(current, dict) and step in current:
-            current = current[step]
-        elif isinstance(step, int) and isinstance(current, list) and step < len(current):
+        if _has_step(current, step):
             current = current[step]
         elif not (details["type"] == "missing" and index == len(location) - 1):
             continue  # The name of a member of a union, which is no step in the document.

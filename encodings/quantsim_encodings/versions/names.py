@@ -24,18 +24,19 @@ def report_annotations(document: EncodingsDocument, report: LossReport, *, heade
     if not header and document.quantizer_args:
         report.lose(Loss.ANNOTATION, "$.quantizer_args", "cannot be held")
     for index, entry in enumerate(document.entries):
+        report.name(child("$.encodings", index), entry.label)
         lost = [
             name
             for name, present in (
                 ("frozen", entry.frozen),
                 ("not learnable", not entry.learnable),
-                ("analyzer", entry.analyzer is not None),
-                ("samples", entry.samples is not None),
+                (f"from analyzer {entry.analyzer}", entry.analyzer is not None),
+                (f"from {entry.samples} samples", entry.samples is not None),
             )
             if present
         ]
         if lost:
-            report.lose(Loss.ANNOTATION, child("$.encodings", index), f"{entry.label}: {', '.join(lost)} cannot be held")
+            report.lose(Loss.ANNOTATION, child("$.encodings", index), f"is {', '.join(lost)}, which cannot be held")
 
 
 def named_entries(document: EncodingsDocument, report: LossReport) -> list[tuple[str, str, EncodingEntry]]:
@@ -46,14 +47,15 @@ def named_entries(document: EncodingsDocument, report: LossReport) -> list[tuple
         path = child("$.encodings", index)
         name = entry.graph_name
         if name is None:
-            report.refuse(path, f"{entry.label} has no tensor name in an exported graph; give one with with_names()")
-            continue
-        if name in seen:
-            report.refuse(path, f"{entry.label} has the tensor name of {seen[name]}, {name!r}")
-            continue
-        seen[name] = path
-        if entry.tensor is not None and str(entry.tensor) != name:
-            report.lose(Loss.ANNOTATION, path, f"{entry.label}: its place in the model cannot be held, only {name!r}")
+            report.refuse(path, "has no tensor name in an exported graph; give one with with_names()")
+            name = entry.label  # The encoding is looked at all the same, so that all problems are reported.
+        elif name in seen:
+            report.refuse(path, f"has the tensor name of {seen[name]}, {name!r}")
+        elif entry.tensor is not None and str(entry.tensor) != name:
+            report.lose(
+                Loss.ANNOTATION, path, f"has a place in the model, which cannot be held, only its name {name!r}"
+            )
+        seen.setdefault(name, path)
         result.append((path, name, entry))
     return result
 

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-__all__ = ["PIECE_ELEMENTS", "WHOLE_ELEMENTS", "aligned_views", "pieces"]
+__all__ = ["BACKWARD_PIECE_ELEMENTS", "PIECE_ELEMENTS", "WHOLE_ELEMENTS", "aligned_views", "pieces"]
 
 PIECE_ELEMENTS = 2**20
 """Elements of one piece: 4 MiB of float32; smaller pieces cost more in calls than they save."""
+
+BACKWARD_PIECE_ELEMENTS = 2**19
+"""The same for a backward, which keeps six buffers in the cache instead of two."""
 
 WHOLE_ELEMENTS = 2**21
 """Tensors up to this size are not cut."""

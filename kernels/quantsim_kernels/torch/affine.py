@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
 from quantsim_kernels.reference import affine as reference
-from quantsim_kernels.torch._pieces import PIECE_ELEMENTS, WHOLE_ELEMENTS, aligned_views, pieces
+from quantsim_kernels.torch._pieces import BACKWARD_PIECE_ELEMENTS, PIECE_ELEMENTS, WHOLE_ELEMENTS, aligned_views, pieces
 
 __all__ = ["dequantize", "dynamic_quantize_dequantize", "objection", "quantize", "quantize_dequantize"]
 
@@ -213,17 +213,20 @@ def _backward(
     if offset is not None:
         offset_blocks = block_size if block_size is not None and offset.dim() == len(block_size) else None
         o = offset.reshape(reference.blocked_shapes(x.shape, offset.shape, offset_blocks)[1]).to(dtype)
-    dx = torch.empty_like(x) if wants_x else torch.empty(0, dtype=x.dtype)
+    lo: float = qmin
+    hi: float = qmax
+    folded = o is not None and o.numel() == 1
+    if o is not None and folded:
+        lo, hi = lo + o.item(), hi + o.item()
+    dx = torch.empty_like(x)
     # Sums of many pieces are gathered in float64: they cost nothing and lose nothing.
     ds = torch.zeros(s.shape, dtype=torch.float64)
     do = torch.zeros(o.shape if o is not None else (), dtype=torch.float64)
-    aligned = aligned_views((x, grad, dx) if wants_x else (x, grad), (s, o, ds, do), view)
+    aligned = aligned_views((x, grad, dx), (s, o, ds, do), view)
     if aligned is None or any(a is not None and a.data_ptr() != b.data_ptr() for a, b in zip(aligned[1][2:], (ds, do))):
         return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
-    size = min(x.numel(), 2 * PIECE_ELEMENTS)
-    scratch = torch.empty((3, size), dtype=dtype)
-    for tensors, (s_piece, o_piece, ds_piece, do_piece) in pieces(*aligned, PIECE_ELEMENTS):
-        source, g = tensors[0], tensors[1]
+    scratch = torch.empty((3, min(x.numel(), 2 * BACKWARD_PIECE_ELEMENTS)), dtype=dtype)
+    for (source, g, target), (s_piece, o_piece, ds_piece, do_piece) in pieces(*aligned, BACKWARD_PIECE_ELEMENTS):
         assert s_piece is not None and ds_piece is not None and do_piece is not None
         t, r, c = (buffer[: source.numel()].view(source.shape) for buffer in scratch)
         if source.dtype is dtype:
@@ -231,21 +234,22 @@ def _backward(
         else:
             t.copy_(source).div_(s_piece)
         torch.round(t, out=r)
-        if o_piece is None:
-            torch.clamp(r, qmin, qmax, out=c)
+        if o_piece is None or folded:
+            torch.clamp(r, lo, hi, out=c)
         else:
-            torch.sub(r, o_piece, out=c).clamp_(qmin, qmax).add_(o_piece)
+            torch.sub(r, o_piece, out=c).clamp_(lo, hi).add_(o_piece)
         mask = r.eq_(c)
+        torch.mul(g, mask, out=target)
         if wants_scale:
             c.addcmul_(mask, t, value=-1).mul_(g)
             ds_piece.add_(_sum_to(c, s_piece.shape))
-        if wants_x:
-            torch.mul(g, mask, out=tensors[2])
         if wants_offset:
             assert o_piece is not None
-            outside = torch.mul(g, mask, out=c)
-            torch.sub(g, outside, out=c)
-            do_piece.add_(_sum_to(c.mul_(s_piece), o_piece.shape))
+            outside = torch.sub(g, target, out=c)
+            if o_piece.shape == s_piece.shape:
+                do_piece.add_(_sum_to(outside, o_piece.shape) * s_piece)
+            else:
+                do_piece.add_(_sum_to(outside.mul_(s_piece), o_piece.shape))
     return (
         dx if wants_x else None,
         ds.reshape(scale.shape).to(scale.dtype) if wants_scale else None,

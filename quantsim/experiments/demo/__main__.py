@@ -1,4 +1,4 @@
-"""``python -m quantsim.experiments.demo``: the demo without its HTML report (``python -m quantsim.report.demo`` adds that)."""
+"""``python -m quantsim.experiments.demo``: the demo without its HTML report, which ``quantsim.report.demo`` adds."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ class DigitsCNN(nn.Module):
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(512, 24), nn.ReLU(), nn.Linear(24, 10))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (images, 10) of images (images, 1, 8, 8)."""
         return self.classifier(self.features(images))
 
 

@@ -194,9 +194,10 @@ def build_corpus(
     small = [f"{name} ({len(by_package[name])})" for name in ranked if len(by_package[name]) < wanted]
     if len(chosen) < pairs or len(ranked) < packages or small:
         raise CorpusError(
-            f"the corpus needs {pairs} retrieval pairs and {packages} packages with at least {wanted} docstrings each; the standard "
-            f"library gave {len(chosen)} pairs and {len(ranked)} packages (too small: {', '.join(small) or 'none'}). Run a Python "
-            "that was installed with its library's .py sources, or ask for fewer pairs, packages or texts."
+            f"the corpus needs {pairs} retrieval pairs and {packages} packages with at least {wanted} docstrings each; "
+            f"the standard library gave {len(chosen)} pairs and {len(ranked)} packages "
+            f"(too small: {', '.join(small) or 'none'}). Run a Python that was installed with its library's sources, "
+            "or ask for fewer pairs, packages or texts."
         )
 
     names = tuple(sorted(ranked))
@@ -210,7 +211,8 @@ def build_corpus(
         remaining += shuffled[wanted:]
     if len(remaining) < calibration:
         raise CorpusError(
-            f"the standard library left {len(remaining)} calibration texts; {calibration} were asked for. Ask for fewer."
+            f"the standard library left {len(remaining)} calibration texts; {calibration} were asked for. "
+            "Ask for fewer."
         )
     return DocstringCorpus(
         packages=names,

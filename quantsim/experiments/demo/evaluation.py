@@ -17,14 +17,14 @@ __all__ = ["LinearProbe", "mean_cosine", "retrieval_at_1", "sqnr_db"]
 def _require_same_shape(reference: Tensor, quantized: Tensor) -> None:
     if reference.shape != quantized.shape:
         raise ValueError(
-            f"reference and quantized output must have one shape; got {tuple(reference.shape)} and {tuple(quantized.shape)}. "
+            f"reference and quantized output must have one shape; got {tuple(reference.shape)} and "
+            f"{tuple(quantized.shape)}. "
             "Run both models on the same inputs in the same order."
         )
 
 
 def sqnr_db(reference: Tensor, quantized: Tensor) -> float:
-    """Signal-to-quantization-noise ratio in decibels: ``10 log10(sum(ref^2) / sum((ref - quantized)^2))``, summed in
-    float64.
+    """Signal-to-quantization-noise ratio: ``10 log10(sum(ref^2) / sum((ref - quantized)^2))``, summed in float64.
 
     Args:
         reference: Output in FP32, any shape.

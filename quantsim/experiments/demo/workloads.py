@@ -121,11 +121,12 @@ def minilm_workload(settings: DemoSettings, progress: Progress) -> Workload:
 
 
 def _minilm_task(corpus: DocstringCorpus) -> str:
+    embeddings = len(corpus.test_texts) + 2 * len(corpus.pairs)
     return (
-        f"Docstrings of Python {corpus.python_version}'s standard library. Accuracy: which of {len(corpus.packages)} packages a "
-        f"docstring comes from ({len(corpus.test_texts)} texts), by a linear probe fitted once on FP32 embeddings of "
-        f"{len(corpus.train_texts)} others. Retrieval: a docstring's summary must find its own next paragraph among "
-        f"{len(corpus.pairs)}. Cosine and SQNR: all {len(corpus.test_texts) + 2 * len(corpus.pairs)} normalised sentence embeddings "
+        f"Docstrings of Python {corpus.python_version}'s standard library. Accuracy: which of {len(corpus.packages)} "
+        f"packages a docstring comes from ({len(corpus.test_texts)} texts), by a linear probe fitted once on FP32 "
+        f"embeddings of {len(corpus.train_texts)} others. Retrieval: a docstring's summary must find its own next "
+        f"paragraph among {len(corpus.pairs)}. Cosine and SQNR: all {embeddings} normalised sentence embeddings "
         f"against FP32. Ranges were calibrated on {len(corpus.calibration_texts)} texts that appear in none of these."
     )
 
@@ -151,9 +152,9 @@ def digits_workload(settings: DemoSettings, progress: Progress) -> Workload:
         model="digits",
         title="Digits CNN",
         task=(
-            f"scikit-learn's 8x8 digits, a depthwise-separable CNN with batch normalisation trained just now for {settings.epochs} "
-            f"epochs. Accuracy: {len(data.test_images)} test images. Cosine and SQNR: their logits against FP32. Ranges were "
-            f"calibrated on {len(calibration)} training images."
+            "scikit-learn's 8x8 digits, a depthwise-separable CNN with batch normalisation trained just now for "
+            f"{settings.epochs} epochs. Accuracy: {len(data.test_images)} test images. Cosine and SQNR: their logits "
+            f"against FP32. Ranges were calibrated on {len(calibration)} training images."
         ),
         reference=model,
         example_inputs=calibration[:8],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
@@ -58,6 +58,9 @@ class AffineQuantizerBase(QuantizerBase):
 
     min: Tensor
     max: Tensor
+
+    elementwise_range: ClassVar[bool] = True
+    """Whether each scale and offset depends on its own ``min`` and ``max`` only."""
 
     @overload
     def __init__(

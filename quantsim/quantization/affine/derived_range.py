@@ -27,10 +27,12 @@ class DerivedRange:
     """
 
     __slots__ = (
+        "_elementwise",
         "_linked",
         "_linked_for",
-        "_quantizer_rule",
         "_range",
+        "_rule",
+        "_slopes",
         "maximum",
         "maximum_address",
         "maximum_version",
@@ -47,13 +49,15 @@ class DerivedRange:
         tracked = not (minimum.is_inference() or maximum.is_inference())
         self.minimum_version = minimum._version if tracked else -1
         self.maximum_version = maximum._version if tracked else -1
-        self._quantizer_rule = quantizer.scale_from_range
+        self._rule = quantizer.scale_from_range
+        self._elementwise = quantizer.elementwise_range
+        self._slopes: Any = None
         self._linked: tuple[Tensor, Tensor | None] | None = None
         self._linked_for = (False, False)
         # Tensors made in inference mode could not be used by a later training forward.
         with torch.inference_mode(False), torch.no_grad():
             self._range = minimum.detach().clone(), maximum.detach().clone()
-            scale, offset = self._quantizer_rule(*self._range)
+            scale, offset = self._rule(*self._range)
         self.scale = quantizer.kernel_operand(scale)
         self.offset = None if quantizer.has_zero_offset else quantizer.kernel_operand(offset)
 
@@ -81,20 +85,50 @@ class DerivedRange:
         wanted = (self.minimum.requires_grad, self.maximum.requires_grad)
         if self._linked is None or self._linked_for != wanted:
             self._linked_for = wanted
+            self._slopes = self._derivatives()
             scale, offset = _RangeLink.apply(self.minimum, self.maximum, self)
             self._linked = scale, (None if self.offset is None else offset)
         return self._linked
 
-    def range_gradients(self, scale_gradient: Tensor, offset_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+    def range_gradients(self, scale_gradient: Tensor | None, offset_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gradients of ``min`` and ``max`` from those of scale and offset, by the reference's own differentiation."""
+        if self._slopes is None:
+            return self._differentiate(scale_gradient, offset_gradient)
+        total: list[Tensor | None] = [None, None]
+        for gradient, slopes in zip((scale_gradient, offset_gradient), self._slopes, strict=True):
+            if gradient is None or slopes is None:
+                continue
+            flat = gradient.reshape(slopes[0].shape)
+            for end in (0, 1):
+                previous = total[end]
+                total[end] = flat * slopes[end] if previous is None else previous.addcmul(flat, slopes[end])
+        zero = torch.zeros_like(self._range[0])
+        return tuple(zero if gradient is None else gradient for gradient in total)  # type: ignore[return-value]
+
+    def _derivatives(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None] | None:
+        """d scale / d (min, max) and d offset / d (min, max), element by element; ``None`` where groups mix.
+
+        Taken once per range, so that a backward costs two multiplications and no autograd run inside autograd's.
+        """
+        if not self._elementwise:
+            return None
+        with torch.inference_mode(False), torch.enable_grad():
+            ends = tuple(end.detach().requires_grad_() for end in self._range)
+            scale, offset = self._rule(*ends)
+            by_scale = torch.autograd.grad(scale.sum(), ends, retain_graph=True)
+            by_offset = torch.autograd.grad(offset.sum(), ends) if offset.requires_grad else None
+        return by_scale, by_offset  # type: ignore[return-value]
+
+    def _differentiate(self, scale_gradient: Tensor | None, offset_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            minimum, maximum = (end.detach().requires_grad_() for end in self._range)
-            scale, offset = self._quantizer_rule(minimum, maximum)
-            outputs, gradients = [scale], [scale_gradient.reshape(scale.shape).to(scale.dtype)]
-            if offset_gradient is not None and offset.requires_grad:
-                outputs.append(offset)
-                gradients.append(offset_gradient.reshape(offset.shape).to(offset.dtype))
-            return torch.autograd.grad(outputs, (minimum, maximum), gradients)  # type: ignore[return-value]
+            ends = tuple(end.detach().requires_grad_() for end in self._range)
+            pairs = [
+                (output, gradient.reshape(output.shape).to(output.dtype))
+                for output, gradient in zip(self._rule(*ends), (scale_gradient, offset_gradient), strict=True)
+                if gradient is not None and output.requires_grad
+            ]
+            outputs, gradients = zip(*pairs, strict=True)
+            return torch.autograd.grad(outputs, ends, gradients)  # type: ignore[return-value]
 
 
 class _RangeLink(torch.autograd.Function):
@@ -112,11 +146,9 @@ class _RangeLink(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
         scale_gradient, offset_gradient = gradients
         derived: DerivedRange = ctx.derived
-        if scale_gradient is None and offset_gradient is None:
-            return None, None, None
-        if scale_gradient is None:
-            scale_gradient = torch.zeros_like(derived.scale)
         if derived.offset is None:
             offset_gradient = None
+        if scale_gradient is None and offset_gradient is None:
+            return None, None, None
         minimum, maximum = derived.range_gradients(scale_gradient, offset_gradient)
         return minimum.to(ctx.dtypes[0]), maximum.to(ctx.dtypes[1]), None

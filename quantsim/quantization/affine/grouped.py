@@ -51,6 +51,8 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         [[5, 16], [16, 6]]
     """
 
+    elementwise_range = False
+
     def __init__(
         self,
         shape: int | Sequence[int],

@@ -16,8 +16,10 @@ from quantsim_kernels.reference.affine import minimum_scale
 
 __all__ = ["MseEncodingAnalyzer", "SqnrEncodingAnalyzer"]
 
-_WORKING_SET = 1 << 18
-"""Elements of a temporary: 1 MiB of float32, which stays in the cache over the passes of the search."""
+_WORKING_SET = 1 << 19
+"""Elements of a temporary: 2 MiB of float32, which stays in the cache over the passes of the search."""
+_ROWS = 16
+"""Groups searched together; those that share a pass share the candidates that are worth a look."""
 _NEAR = 1e-4
 _NEAR_PER_STEP = 2e-6
 """Candidates within this relative distance of the smallest error are compared by the defining formula itself; fine
@@ -172,41 +174,36 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
         errors = torch.full_like(candidates.delta, math.inf)
         if self.p != 2:
             return self._general_errors(midpoints, counts, candidates, steps)
-        clipping = _clipping_errors(midpoints, counts, candidates, steps)
         offsets = candidates.offset.expand_as(candidates.delta)
-        rows = max(1, min(groups, 8))
-        for start in range(0, groups, rows):
-            part = slice(start, start + rows)
-            inputs = midpoints[part], counts[part], candidates.delta[part], offsets[part], clipping[part]
-            errors[part] = self._errors_of_rows(*inputs, steps, max(1, _WORKING_SET // (rows * bins)))
+        for start in range(0, groups, _ROWS):
+            part = slice(start, start + _ROWS)
+            errors[part] = self._errors_of_rows(
+                midpoints[part], counts[part], candidates.delta[part], offsets[part], steps
+            )
         return errors
 
     def _errors_of_rows(
-        self,
-        midpoints: Tensor,
-        counts: Tensor,
-        delta: Tensor,
-        offset: Tensor,
-        clipping: Tensor,
-        steps: int,
-        at_once: int,
+        self, midpoints: Tensor, counts: Tensor, delta: Tensor, offset: Tensor, steps: int
     ) -> Tensor:
         errors = torch.full_like(delta, math.inf)
+        clipping = _clipping_errors(midpoints, counts, delta, offset, steps)
         # Most promising first: the error is at least gamma times that of the clipped bins, so what has more clipping
-        # than the best error so far needs no look.
+        # than the best error of the first few needs no look.
         bound = clipping * self.gamma
-        order = (bound + delta.double().square() * counts.sum(1, keepdim=True).double() / 12).sum(0).argsort()
-        for columns in order.split(at_once):
-            smallest = errors.min(dim=1, keepdim=True).values.double()
-            columns = columns[(bound[:, columns] <= smallest * (1 + _NEAR + _NEAR_PER_STEP * steps)).any(0)]
-            if len(columns) == 0:
-                continue
-            d, o = delta[:, columns, None], offset[:, columns, None]
-            position = (midpoints[:, None, :] / d).sub_(o)
-            residue = torch.round(position).clamp_(0, steps).sub_(position)
-            squares = torch.bmm(residue.mul_(residue), counts[:, :, None].to(residue.dtype))[:, :, 0]
-            found = squares.double() * delta[:, columns].double().square()
-            errors[:, columns] = (found + (self.gamma - 1.0) * clipping[:, columns]).to(errors.dtype)
+        rounding = delta.double().square() * (counts.sum(1, keepdim=True).double() / 12)
+        order = (bound + rounding).sum(0).argsort()
+        at_once = max(1, _WORKING_SET // midpoints.numel())
+        first, rest = order[:at_once], order[at_once:]
+        for number, columns in enumerate([first, *rest.split(at_once)]):
+            if number == 1:
+                limit = errors.min(dim=1, keepdim=True).values.double() * (1 + _NEAR + _NEAR_PER_STEP * steps)
+                worthy = (bound <= limit).any(0)
+            if number:
+                columns = columns[worthy[columns]]
+                if len(columns) == 0:
+                    continue
+            squares = _rounding_errors(midpoints, counts, delta[:, columns], offset[:, columns], steps)
+            errors[:, columns] = (squares + (self.gamma - 1.0) * clipping[:, columns]).to(errors.dtype)
         return errors
 
     def _general_errors(self, midpoints: Tensor, counts: Tensor, candidates: _Candidates, steps: int) -> Tensor:
@@ -221,21 +218,36 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
         return errors.view(groups, tried)
 
 
-def _clipping_errors(midpoints: Tensor, counts: Tensor, candidates: _Candidates, steps: int) -> Tensor:
+def _rounding_errors(midpoints: Tensor, counts: Tensor, delta: Tensor, offset: Tensor, steps: int) -> Tensor:
+    """Squared error of all bins, clipped ones with weight 1, float64 (groups, candidates)."""
+    low = offset[:, :, None]
+    position = midpoints[:, None, :] / delta[:, :, None]
+    residue = torch.round(position)
+    # Not shifted by the offset as in the formula: that would cost the low bits of small positions.
+    residue = torch.maximum(residue, low, out=residue)
+    residue = torch.minimum(residue, low + steps, out=residue).sub_(position)
+    squares = torch.bmm(residue.mul_(residue), counts[:, :, None].to(residue.dtype))[:, :, 0]
+    return squares.double() * delta.double().square()
+
+
+def _clipping_errors(midpoints: Tensor, counts: Tensor, delta: Tensor, offset: Tensor, steps: int) -> Tensor:
     """Squared error of the bins beyond the ends of each candidate's grid, float64 (groups, candidates).
 
     Midpoints rise, so the clipped bins are the first few and the last few, and prefix sums of count, count * x and
     count * x**2 give their error in no time.
     """
     x, h = midpoints.double(), counts.double()
-    zero = x.new_zeros(len(x), 1)
-    sums = [torch.cat([zero, (h * power).cumsum(1)], dim=1) for power in (torch.ones_like(x), x, x * x)]
-    delta, offset = candidates.delta.double(), candidates.offset.double()
+    weighted = h * x
+    prefix = x.new_zeros(3, x.shape[0], x.shape[1] + 1)
+    for moment, values in enumerate((h, weighted, weighted * x)):
+        torch.cumsum(values, 1, out=prefix[moment, :, 1:])
+    delta, offset = delta.double(), offset.double()
     result = torch.zeros_like(delta)
     for end, is_low in ((delta * offset, True), (delta * (offset + steps), False)):
         border = end - delta / 2 if is_low else end + delta / 2
-        count = torch.searchsorted(x, border.expand_as(delta).contiguous(), right=not is_low)
-        beyond = [s.gather(1, count) if is_low else s[:, -1:] - s.gather(1, count) for s in sums]
+        count = torch.searchsorted(x, border, right=not is_low)
+        inside = prefix.gather(2, count.expand(3, -1, -1))
+        beyond = inside if is_low else prefix[:, :, -1:] - inside
         result += (beyond[2] - 2 * end * beyond[1] + end * end * beyond[0]).clamp_(min=0)
     return result
 

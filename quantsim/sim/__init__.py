@@ -1,0 +1,48 @@
+"""Whole-model simulation: placement of quantizers, calibration, summary, encodings."""
+
+from __future__ import annotations
+
+from quantsim.sim.config import (
+    ActivationPlacement,
+    AnalyzerKind,
+    AnalyzerSetting,
+    FloatSetting,
+    GranularityKind,
+    IntegerSetting,
+    PlacementRule,
+    QuantizerSetting,
+    SimulationConfig,
+    load_config,
+)
+from quantsim.sim.coverage import Coverage
+from quantsim.sim.encodings import LoadReport
+from quantsim.sim.example_run import UnquantizedOperation
+from quantsim.sim.patterns import ModulePattern
+from quantsim.sim.presets import PRESETS, preset, preset_names
+from quantsim.sim.simulation import QuantizationSimModel
+from quantsim.sim.summary import QuantizerState, SimulationSummary, StorageSize, SummaryRow
+
+__all__ = [
+    "PRESETS",
+    "ActivationPlacement",
+    "AnalyzerKind",
+    "AnalyzerSetting",
+    "Coverage",
+    "FloatSetting",
+    "GranularityKind",
+    "IntegerSetting",
+    "LoadReport",
+    "ModulePattern",
+    "PlacementRule",
+    "QuantizationSimModel",
+    "QuantizerSetting",
+    "QuantizerState",
+    "SimulationConfig",
+    "SimulationSummary",
+    "StorageSize",
+    "SummaryRow",
+    "UnquantizedOperation",
+    "load_config",
+    "preset",
+    "preset_names",
+]

@@ -1,0 +1,483 @@
+"""`QuantizationSimModel`: a whole model with quantizers in the right places."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from quantsim_encodings.document import EncodingsDocument, EncodingsVersion, TensorReference, TensorRole
+from torch import Tensor, nn
+
+from quantsim import nn as quantized_nn
+from quantsim.errors import ConfigurationError, NotCalibratedError, QuantsimError, ShapeError, UnknownModuleError
+from quantsim.nn import BaseQuantizationMixin
+from quantsim.quantization.base import QuantizerBase
+from quantsim.sim.config import SimulationConfig, load_config
+from quantsim.sim.coverage import Coverage
+from quantsim.sim.encodings import LoadReport, export_document, model_fingerprint, plan_load
+from quantsim.sim.example_inputs import ModelInputs
+from quantsim.sim.example_run import ExampleRun, run_example
+from quantsim.sim.leaf import Leaf, find_leaves
+from quantsim.sim.module_kinds import ModuleKind, channel_axis
+from quantsim.sim.placement import excluded_paths, place_quantizers
+from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer
+from quantsim.sim.replacement import quantize_leaf, swap_modules
+from quantsim.sim.slots import nearest_names, slot_name
+from quantsim.sim.summary import SimulationSummary, iterate_quantizers, summarize
+from quantsim.sim.tensor_names import TensorResolver
+
+if TYPE_CHECKING:
+    from quantsim.nn import CalibrationReport
+
+__all__ = ["QuantizationSimModel"]
+
+_MAX_NAMES_SHOWN = 10
+
+
+class QuantizationSimModel:
+    """A model as quantized hardware would compute it.
+
+    The modules of a copy of the model are swapped for quantized ones, which share its parameters, and get quantizers as the config
+    says. Where tensors come from is found out by one run on the example inputs, without gradients and in evaluation mode: an input
+    that is the quantized output of another module gets no second quantizer.
+
+    Invariants:
+        * The model given is unchanged, unless ``in_place``.
+        * Nothing that fails (a config that does not fit, a broken encodings file, a failing calibration) changes the simulation.
+        * Only quantizers are added: parameter names, shapes and values stay.
+
+    Args:
+        model: Any eager PyTorch model; may itself be one layer; may be on ``meta``.
+        example_inputs: ``(args, kwargs)``, a tuple of arguments, a mapping of keyword arguments, or a lone tensor, that the model
+            runs on. With None nothing is run: every input of a multiplying module then gets a quantizer, and functional operations
+            are not reported.
+        config: Name of a preset, path of a JSON or YAML file, `SimulationConfig`, plain data, or None for no quantizers (then load
+            encodings, or set quantizers by hand).
+        in_place: Change ``model`` itself instead of a deep copy.
+
+    Attributes:
+        model: The simulated model, an ordinary ``nn.Module`` to evaluate, train, compile or export.
+        config: What the quantizers were placed by.
+
+    Raises:
+        ConfigurationError: Unknown preset, a rule that matches nothing, a model that fails on the example inputs.
+
+    Example:
+        >>> float_model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+        >>> sim = QuantizationSimModel(float_model, torch.zeros(1, 4), config="w8a8")
+        >>> with sim.compute_encodings():
+        ...     _ = sim.model(torch.linspace(-1, 1, 32).reshape(8, 4))
+        >>> sim(torch.ones(1, 4)).shape, len(list(sim.quantizers()))
+        (torch.Size([1, 2]), 4)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: object = None,
+        config: SimulationConfig | str | Path | Mapping[str, Any] | None = "w8a8",
+        in_place: bool = False,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ConfigurationError(
+                "this is no model",
+                where="QuantizationSimModel(model)",
+                got=type(model).__name__,
+                expected="a torch.nn.Module",
+                fix="pass the module itself" if isinstance(model, type) else "wrap the function in a module",
+            )
+        self.config = load_config(config)
+        inputs = None if example_inputs is None else ModelInputs.of(example_inputs)
+        model = model if in_place else copy.deepcopy(model)
+        modules = dict(model.named_modules())
+        self._excluded = excluded_paths(self.config, modules)
+        leaves = find_leaves(model, self._excluded)
+        self._run = None if inputs is None else run_example(model, inputs, leaves)
+        quantized = {leaf.path: quantize_leaf(leaf) for leaf in leaves}
+        leaves = _with_inner_leaves(leaves, quantized)
+        quantizers = self._make_quantizers(leaves, modules)
+        # Nothing fails from here on.
+        self.model = swap_modules(model, {leaf.module: quantized[leaf.path] for leaf in leaves})
+        self._modules: dict[str, BaseQuantizationMixin] = quantized
+        self._kinds = {leaf.path: leaf.kind for leaf in leaves}
+        for path, module in quantized.items():
+            module.module_path = path or type(module).__name__
+        for tensor, quantizer in quantizers.items():
+            self._assign(tensor, quantizer)
+
+    def _make_quantizers(self, leaves: Sequence[Leaf], modules: Mapping[str, nn.Module]) -> dict[TensorReference, QuantizerBase]:
+        by_path = {leaf.path: leaf for leaf in leaves}
+        result: dict[TensorReference, QuantizerBase] = {}
+        shared: dict[tuple[int, object], QuantizerBase] = {}
+        for tensor, setting in place_quantizers(self.config, leaves, modules, self._run).items():
+            leaf = by_path[tensor.module]
+            if tensor.role is not TensorRole.PARAM:
+                values = next(leaf.module.parameters(), None)
+                quantizer = activation_quantizer(setting, op=leaf.op, where=slot_name(tensor))
+                result[tensor] = quantizer if values is None else quantizer.to(values.device)
+                continue
+            values = leaf.parameters[tensor.key]
+            if isinstance(values, nn.parameter.UninitializedParameter):
+                raise ConfigurationError(
+                    "a lazy module has no shape yet",
+                    where=slot_name(tensor),
+                    got=type(leaf.module).__name__,
+                    expected="a model that has run once",
+                    fix="run the model on one batch before simulating it",
+                )
+            # A weight that modules share has one quantizer, as it has one set of codes on hardware.
+            key = (id(values), setting)
+            if key not in shared:
+                shared[key] = parameter_quantizer(setting, values, channel_axis(leaf.op, values), where=slot_name(tensor))
+            result[tensor] = shared[key]
+        return result
+
+    def _assign(self, tensor: TensorReference, quantizer: QuantizerBase) -> None:
+        module = self._modules[tensor.module]
+        if tensor.role is TensorRole.PARAM:
+            module.param_quantizers[tensor.key] = quantizer
+        elif tensor.role is TensorRole.INPUT:
+            module.input_quantizers[int(tensor.key)] = quantizer
+        else:
+            module.output_quantizers[int(tensor.key)] = quantizer
+
+    # ---------------------------------------------------------------- use
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the simulated model.
+
+        Raises:
+            NotCalibratedError: Quantizers in the way of the data have no range; all that have none are named.
+        """
+        try:
+            return self.model(*args, **kwargs)
+        except NotCalibratedError as error:
+            names = self.uncalibrated()
+            if not names:
+                raise
+            raise NotCalibratedError(
+                "the simulation is not calibrated",
+                where=type(self).__name__,
+                got=f"{len(names)} quantizers without a range: {_shown(names)}",
+                expected="a range for every quantizer that data passes through",
+                fix="run representative data inside `with sim.compute_encodings():`, or load_encodings(path)",
+            ) from error
+
+    def module(self, path: str) -> BaseQuantizationMixin:
+        """The quantized module at a path.
+
+        Raises:
+            UnknownModuleError: There is none; says which paths are near.
+        """
+        found = self._modules.get(path)
+        if found is None:
+            near = nearest_names(path, self._modules)
+            raise UnknownModuleError(
+                "the simulation has no such quantized module",
+                where=f"{type(self).__name__}.module",
+                got=repr(path),
+                expected=f"one of {len(self._modules)} paths",
+                fix=f"did you mean {' or '.join(map(repr, near))}?" if near else "see sim.summary()",
+            )
+        return found
+
+    def quantized_modules(self) -> Iterator[tuple[str, BaseQuantizationMixin]]:
+        """Paths and modules that hold, or could hold, quantizers; each module once."""
+        yield from self._modules.items()
+
+    def quantizers(self) -> Iterator[tuple[str, QuantizerBase]]:
+        """Places and quantizers, in the order of the model.
+
+        Example:
+            >>> sim = QuantizationSimModel(nn.Linear(2, 2), torch.zeros(1, 2), config="w4a16_g32")
+            >>> [place for place, quantizer in sim.quantizers()]
+            ["param_quantizers['weight']"]
+        """
+        for tensor, quantizer in iterate_quantizers(self._modules):
+            yield slot_name(tensor), quantizer
+
+    def uncalibrated(self) -> tuple[str, ...]:
+        """Places of the quantizers that have no range yet; weights calibrate themselves at first use and do not count."""
+        return tuple(
+            slot_name(tensor)
+            for tensor, quantizer in iterate_quantizers(self._modules)
+            if tensor.role is not TensorRole.PARAM and quantizer.needs_calibration and not quantizer.is_initialized()
+        )
+
+    # ---------------------------------------------------------------- calibration
+
+    @overload
+    def compute_encodings(self, data: None = None) -> AbstractContextManager[CalibrationReport]: ...
+
+    @overload
+    def compute_encodings(self, data: Callable[[nn.Module], Any] | Iterable[Any]) -> CalibrationReport: ...
+
+    def compute_encodings(
+        self, data: Callable[[nn.Module], Any] | Iterable[Any] | None = None
+    ) -> AbstractContextManager[CalibrationReport] | CalibrationReport:
+        """Calibrates: weights from their values, activations from the data that passes through.
+
+        Activation quantizers observe and let pass; weights are quantized. No gradients; the model is in evaluation mode meanwhile.
+        If anything fails, every quantizer is as it was.
+
+        Args:
+            data: None: use as a context, and run the model inside. A callable: called with the model. Batches: each as
+                ``example_inputs`` are given; an iterable of them.
+
+        Returns:
+            The context, or the report: what was calibrated, and which quantizers saw no data.
+
+        Raises:
+            NonFiniteError: NaN or infinity was seen; names the quantizer.
+            ConfigurationError: ``data`` is neither callable nor iterable, or there was no batch.
+
+        Example:
+            >>> sim = QuantizationSimModel(nn.Linear(2, 2), torch.zeros(1, 2), config="w8a8")
+            >>> report = sim.compute_encodings([torch.ones(4, 2), torch.zeros(4, 2)])
+            >>> report.calibrated, report.unobserved
+            (['Linear.input_quantizers[0]'], [])
+        """
+        if data is None:
+            return self._calibration()
+        batches: Iterator[Any] | None = None
+        if not callable(data):
+            where = f"{type(self).__name__}.compute_encodings(data)"
+            if isinstance(data, (Tensor, Mapping, str)) or not isinstance(data, Iterable):
+                raise ConfigurationError(
+                    "the data is no series of batches",
+                    where=where,
+                    got=type(data).__name__,
+                    expected="a callable that runs the model, or an iterable of batches",
+                    fix="pass [batch] for one batch",
+                )
+            batches = iter(data)
+            first = next(batches, None)
+            if first is None:
+                raise ConfigurationError(
+                    "there is no data", where=where, got="no batch", expected="at least one", fix="is the iterator used up?"
+                )
+        with self._calibration() as report:
+            if batches is None:
+                data(self.model)  # pyright: ignore[reportCallIssue]
+            else:
+                ModelInputs.of(first, what="data: batch 0").call(self.model)
+                for index, batch in enumerate(batches, start=1):
+                    ModelInputs.of(batch, what=f"data: batch {index}").call(self.model)
+        return report
+
+    @contextmanager
+    def _calibration(self) -> Iterator[CalibrationReport]:
+        training = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad(), quantized_nn.compute_encodings(self.model) as report:
+                yield report
+        finally:
+            for module, was_training in training:
+                module.training = was_training
+
+    def compute_param_encodings(self) -> None:
+        """Calibrates the weights' quantizers now; else they do it when their module is first called."""
+        quantized_nn.compute_param_encodings(self.model)
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def coverage(self) -> Coverage:
+        """What is quantized and what is not."""
+        holding = {tensor.module for tensor, _ in iterate_quantizers(self._modules)}
+        bare = [
+            path
+            for path in self._modules
+            if path not in holding and self._kinds[path] not in (ModuleKind.GRID_KEEPING, ModuleKind.COMPOSITE)
+        ]
+        calls = None if self._run is None else self._run.calls
+        operations = () if self._run is None else self._run.unquantized
+        multiplying = [path for path, kind in self._kinds.items() if kind is ModuleKind.MULTIPLYING]
+        counts = {path: 1 if calls is None or path not in calls else calls[path].calls for path in multiplying}
+        functional = sum(operation.count * operation.multiplies for operation in operations)
+        return Coverage(
+            quantized=tuple(path for path in self._modules if path in holding),
+            without_quantizers=tuple(bare),
+            excluded=tuple(sorted(self._excluded)),
+            uncalled=() if calls is None else tuple(path for path in self._modules if path in holding and path not in calls),
+            operations=operations,
+            multiplications=None if calls is None else sum(counts.values()) + functional,
+            quantized_multiplications=None if calls is None else sum(counts[path] for path in multiplying if path in holding),
+        )
+
+    def summary(self) -> SimulationSummary:
+        """All quantizers as rows, with sizes and coverage; ``print`` shows a table.
+
+        Example:
+            >>> sim = QuantizationSimModel(nn.Linear(32, 4), torch.zeros(1, 32), config="w4a16_g32")
+            >>> [(row.place, row.format, row.granularity, row.state.value) for row in sim.summary().rows]
+            [("param_quantizers['weight']", 'uint4', 'channel', 'at first use')]
+        """
+        return summarize(self.config.name, self.model, self._modules, self.coverage)
+
+    def explain_dispatch(self) -> dict[str, Any]:
+        """For each quantized module, by path, which kernel computes it and why, or why it fake-quantizes."""
+        return {path: module.explain_dispatch() for path, module in self._modules.items()}  # pyright: ignore
+
+    # ---------------------------------------------------------------- encodings
+
+    def encodings(self, version: EncodingsVersion | str = EncodingsVersion.QUANTSIM) -> EncodingsDocument:
+        """All encodings as a document.
+
+        Raises:
+            EncodingsError: Quantizers that have no range; all are listed.
+            ConfigurationError: Unknown version.
+        """
+        return export_document(self.model, self._modules, version=_version(version), excluded=self._excluded)
+
+    def save_encodings(self, path: str | Path, version: EncodingsVersion | str = EncodingsVersion.QUANTSIM, **options: Any) -> None:
+        """Writes all encodings to a file; the file is replaced at once or not at all.
+
+        Versions by tensor name (0.6.1, 1.0.0, 2.x) get names from module paths: ``fc.weight``, ``fc.output_0``, ``fc.input_0``.
+
+        Args:
+            path: Where to.
+            version: ``"quantsim-1"`` (holds everything), ``"aimet-torch"``, ``"0.6.1"``, ``"1.0.0"``, ``"2.0.0"``, ``"2.1.0"``.
+            options: Passed to `quantsim_encodings.write`, such as ``allow`` (which losses to accept).
+
+        Raises:
+            EncodingsError: Quantizers without a range, or what the version cannot hold; everything is listed.
+        """
+        from quantsim_encodings import write
+
+        document = self.encodings(version)
+        write(document, path, document.version, **options)
+
+    def load_encodings(
+        self,
+        source: str | Path | Mapping[str, Any] | EncodingsDocument,
+        strict: bool = True,
+        partial: bool = False,
+        name_map: Mapping[str, str | TensorReference | Sequence[str | TensorReference]] | None = None,
+        input_names: Sequence[str] | None = None,
+    ) -> LoadReport:
+        """Takes over the encodings of a file of any version; quantizers are made where there are none.
+
+        Works on a simulation without quantizers (``config=None``) and on ``meta``. If anything is wrong, nothing is changed.
+
+        Args:
+            source: Path of the file, its parsed JSON, or a document.
+            strict: An entry that no tensor of the simulation matches is an error; else it is reported as ignored.
+            partial: Quantizers that the file does not mention stay as they are; else they are an error. Quantizers with run-time
+                scales need no entry.
+            name_map: For names in the file that nothing explains: where they belong, as ``"fc.output_quantizers[0]"``,
+                ``"fc.weight"``, or a sequence of such places.
+            input_names: For files by tensor name, the names of the exported graph's inputs, in the order of the model's tensor
+                inputs; names equal to the arguments of ``forward`` are found without.
+
+        Returns:
+            What was loaded, created, ignored and left alone.
+
+        Raises:
+            EncodingsError: A broken file, entries without a place, quantizers without an entry, encodings that do not fit: all
+                problems at once.
+        """
+        from quantsim_encodings import read
+
+        document = source if isinstance(source, EncodingsDocument) else read(source)
+        resolver = TensorResolver(self.model, self._modules, self._run, name_map, input_names)
+        plan = plan_load(
+            document,
+            self._modules,
+            resolver,
+            fingerprint=model_fingerprint(self.model),
+            strict=strict,
+            partial=partial,
+        )
+        plan.commit(self._modules)
+        return plan.report
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The simulated model's state, ranges of quantizers included."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+        """Takes over a state; unlike torch's, it checks first, so that a state that does not fit changes nothing.
+
+        Args:
+            state_dict: What :meth:`state_dict` gave, of a simulation with the same quantizers.
+            strict: Names must agree exactly.
+
+        Raises:
+            ShapeError: Names or shapes that do not fit; all are listed.
+        """
+        own = self.model.state_dict()
+        problems = [
+            f"{name}: got {tuple(state_dict[name].shape)}, expected {tuple(values.shape)}"
+            for name, values in own.items()
+            if isinstance(values, Tensor)
+            and isinstance(state_dict.get(name), Tensor)
+            and not name.endswith("_extra_state")
+            and state_dict[name].shape != values.shape
+        ]
+        if strict:
+            problems += [f"missing: {name}" for name in own if name not in state_dict and not name.endswith("_extra_state")]
+            problems += [f"unknown: {name}" for name in state_dict if name not in own]
+        if problems:
+            raise ShapeError(
+                "the state does not fit the simulation, which is unchanged",
+                where=f"{type(self).__name__}.load_state_dict",
+                got=_shown(problems, "; "),
+                expected="the state of a simulation of the same model and config",
+                fix="build the simulation with the config it was saved with, or pass strict=False",
+            )
+        self.model.load_state_dict(state_dict, strict=strict)
+
+    def __repr__(self) -> str:
+        count = sum(1 for _ in self.quantizers())
+        return f"{type(self).__name__}({type(self.model).__name__}, config={self.config.name!r}, {count} quantizers)"
+
+
+def _with_inner_leaves(leaves: Sequence[Leaf], quantized: dict[str, BaseQuantizationMixin]) -> list[Leaf]:
+    """Adds the quantized modules that a quantized module brought along (attention: its projections)."""
+    result = list(leaves)
+    for leaf in leaves:
+        if quantized[leaf.path] is leaf.module:
+            continue
+        for inner in find_leaves_below(leaf.path, quantized[leaf.path]):
+            quantized[inner.path] = quantize_leaf(inner)
+            result.append(inner)
+    return result
+
+
+def find_leaves_below(path: str, module: nn.Module) -> list[Leaf]:
+    """Quantized modules inside of one, with their paths in the model."""
+    result: list[Leaf] = []
+    for name, child in module.named_children():
+        if name in ("input_quantizers", "param_quantizers", "output_quantizers"):
+            continue
+        below = f"{path}.{name}" if path else name
+        for leaf in find_leaves(child):
+            inner_path = f"{below}.{leaf.path}" if leaf.path else below
+            result.append(Leaf(inner_path, leaf.module, leaf.quantized_class, leaf.spec))
+    return result
+
+
+def _version(version: EncodingsVersion | str) -> EncodingsVersion:
+    try:
+        return EncodingsVersion(version)
+    except ValueError:
+        raise ConfigurationError(
+            "there is no such version of encodings files",
+            where="save_encodings(version)",
+            got=repr(version),
+            expected=", ".join(EncodingsVersion),
+            fix="leave it out for quantsim's own",
+        ) from None
+
+
+def _shown(names: Sequence[str], separator: str = ", ") -> str:
+    more = len(names) - _MAX_NAMES_SHOWN
+    return separator.join(names[:_MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
