@@ -66,7 +66,8 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-	$(BIN)/python -m quantsim_encodings.schemas --check
+	@rm -rf build/schemas && $(BIN)/python -m quantsim_encodings.schemas build/schemas >/dev/null
+	@diff -r encodings/schemas build/schemas || { echo "encodings/schemas is out of date; run: $(BIN)/python -m quantsim_encodings.schemas" >&2; exit 1; }
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format $(SOURCES)

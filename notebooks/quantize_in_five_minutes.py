@@ -34,7 +34,7 @@ from torch import nn
 
 from quantsim.sim import QuantizationSimModel
 
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## A model to quantize
@@ -173,6 +173,7 @@ for shift, config in enumerate(("w4a8", "w8a8")):
 axes.set_xticks(
     [i + 0.2 for i in range(len(LAYERS))], [f"{n}\n{type(model.get_submodule(n)).__name__}" for n in LAYERS]
 )
+axes.margins(y=0.15)
 axes.set_ylabel("SQNR (dB)")
 axes.set_title("How far each layer's output stands above its quantization error")
 axes.spines[["top", "right"]].set_visible(False)

@@ -25,7 +25,15 @@ class QuantsimError(Exception):
         fix: What the caller can do about it.
 
     Example:
-        >>> print(QuantsimError("bad grid", where="affine.Quantize", got="qmax=-1", expected="qmax > qmin=0", fix="swap them"))
+        >>> print(
+        ...     QuantsimError(
+        ...         "bad grid",
+        ...         where="affine.Quantize",
+        ...         got="qmax=-1",
+        ...         expected="qmax > qmin=0",
+        ...         fix="swap them",
+        ...     )
+        ... )
         affine.Quantize: bad grid; got qmax=-1; expected qmax > qmin=0; to fix: swap them
     """
 
@@ -62,7 +70,11 @@ class QuantsimError(Exception):
             location: Path such as ``"encoder.layer.0.output_quantizers[0]"``.
 
         Example:
-            >>> str(NotCalibratedError("no range", where="QuantizeDequantize").with_location("fc.output_quantizers[0]"))
+            >>> str(
+            ...     NotCalibratedError("no range", where="QuantizeDequantize").with_location(
+            ...         "fc.output_quantizers[0]"
+            ...     )
+            ... )
             'fc.output_quantizers[0] (QuantizeDequantize): no range'
         """
         self.where = f"{location} ({self.where})" if self.where else location

@@ -59,7 +59,7 @@ def integer_array(owner: str, field: str, value: ArrayLike) -> NDArray[np.int64]
 def offset_array(owner: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
     """Integer offsets as int64; offsets with a fraction (zero-point shift) as floats; broadcast to ``shape``."""
     array = real_array(owner, "offset", value)
-    if np.array_equal(array, np.rint(array)) and (np.abs(array) < 2.0**63).all():
+    if np.array_equal(array, np.rint(array)):
         array = integer_array(owner, "offset", value)
     try:
         array = np.array(np.broadcast_to(array, shape))

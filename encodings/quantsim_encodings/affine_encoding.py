@@ -20,7 +20,7 @@ from quantsim_encodings._arrays import (
 )
 from quantsim_encodings._encoding_base import Encoding
 from quantsim_encodings.formats import IntFormat
-from quantsim_encodings.granularity import Flattened, Granularity
+from quantsim_encodings.granularity import Flattened, Granularity, PerBlock, PerBlocks
 
 __all__ = ["AffineEncoding", "GroupedBlockEncoding", "UnplacedGroupedBlockEncoding"]
 
@@ -82,12 +82,12 @@ class AffineEncoding(Encoding):
 
     @property
     def min(self) -> NDArray[Any]:
-        """Real number of ``qmin``: ``scale * (offset + qmin)``, in the scale's shape and precision."""
+        """Real number of ``qmin``: ``scale * (offset + zero_point_shift + qmin)``, as the scale's type and shape."""
         return self._real(self.format.qmin)
 
     @property
     def max(self) -> NDArray[Any]:
-        """Real number of ``qmax``: ``scale * (offset + qmax)``."""
+        """Real number of ``qmax``: ``scale * (offset + zero_point_shift + qmax)``."""
         return self._real(self.format.qmax)
 
     @property
@@ -96,7 +96,7 @@ class AffineEncoding(Encoding):
         return -self.offset
 
     def _real(self, code: int) -> NDArray[Any]:
-        return np.asarray(self.scale * np.asarray(self.offset + float(code), dtype=self.scale.dtype))
+        return np.asarray(self.scale * np.asarray(self.offset + (code + self.zero_point_shift), dtype=self.scale.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,8 @@ class GroupedBlockEncoding(AffineEncoding):
 
     Args:
         decompressed_bits: Bits of the integers after multiplication by the block's integer scale.
-        per_channel_scale: Scale of each channel, broadcastable to ``scale``.
+        per_channel_scale: Scale of each channel, broadcastable to ``scale``. Kept with one entry along an axis that is
+            cut into blocks if all blocks share it, and with ``scale``'s size along the others.
         per_block_int_scale: Integer of each block, from 1 to ``2**(decompressed_bits - bits)``, in ``scale``'s shape.
 
     Raises:
@@ -137,9 +138,9 @@ class GroupedBlockEncoding(AffineEncoding):
         owner = type(self).__name__
         channel = positive_array(owner, "per_channel_scale", self.per_channel_scale)
         integers = _block_integers(owner, self.per_block_int_scale, self.format, self.decompressed_bits)
-        object.__setattr__(self, "per_channel_scale", channel)
-        object.__setattr__(self, "per_block_int_scale", integers)
         product = _product(owner, channel, integers)
+        object.__setattr__(self, "per_channel_scale", _one_per_channel(channel, product.shape, self.granularity))
+        object.__setattr__(self, "per_block_int_scale", integers)
         if product.shape != self.scale.shape or integers.shape != self.scale.shape:
             raise fail(owner, "scale", f"got shape {self.scale.shape}, expected that of the products, {product.shape}")
         if not np.allclose(product, self.scale, rtol=RELATIVE_TOLERANCE, atol=0.0):
@@ -161,7 +162,7 @@ class GroupedBlockEncoding(AffineEncoding):
     ) -> GroupedBlockEncoding:
         """Builds the encoding with ``scale = per_channel_scale * per_block_int_scale`` in float32."""
         channel = positive_array(cls.__name__, "per_channel_scale", per_channel_scale)
-        integers = integer_array(cls.__name__, "per_block_int_scale", per_block_int_scale)
+        integers = _block_integers(cls.__name__, per_block_int_scale, format, decompressed_bits)
         return cls(
             format=format,
             scale=_product(cls.__name__, channel, integers),
@@ -184,6 +185,22 @@ def _block_integers(owner: str, value: ArrayLike, format: IntFormat, wide: int) 
     if integers.size == 0 or integers.min() < 1 or integers.max() > limit:
         raise fail(owner, "per_block_int_scale", f"got {extent(integers)}, expected integers from 1 to {limit}")
     return integers
+
+
+def _one_per_channel(channel: NDArray[Any], shape: tuple[int, ...], granularity: Granularity) -> NDArray[Any]:
+    result = np.broadcast_to(channel, shape)
+    if isinstance(granularity, PerBlock):
+        cut = [granularity.axis % len(shape)] if -len(shape) <= granularity.axis < len(shape) else []
+    else:
+        sizes = granularity.block_size if isinstance(granularity, PerBlocks) else ()
+        cut = [axis for axis, size in enumerate(sizes) if size != 1 and axis < len(shape)]
+    for axis in cut:
+        first = result.take([0], axis=axis)
+        if (result == first).all():
+            result = first
+    result = np.array(result)
+    result.setflags(write=False)
+    return result
 
 
 def _product(owner: str, channel: NDArray[Any], integers: NDArray[np.int64]) -> NDArray[Any]:

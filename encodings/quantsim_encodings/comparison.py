@@ -134,6 +134,10 @@ def _layout_key(encoding: Encoding) -> object:
 
 
 def _equal(left: Any, right: Any, tolerance: float, *, flat: bool) -> bool:
+    if left is None or right is None:
+        # A cast without scale is one with scale 1.
+        other = right if left is None else left
+        return other is None or (isinstance(other, np.ndarray) and bool((other == 1).all()))
     if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
         a, b = (array.reshape(-1) if flat else np.squeeze(array) for array in (left, right))
         if a.shape != b.shape:

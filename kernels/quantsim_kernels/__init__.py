@@ -8,6 +8,12 @@ from quantsim_kernels.affine import (
     affine_quantize,
     affine_quantize_dequantize,
 )
+from quantsim_kernels.float_cast import (
+    float_cast,
+    float_dynamic_quantize_dequantize,
+    float_quantize_dequantize,
+)
+from quantsim_kernels.operands import QuantizedOperand
 from quantsim_kernels.registry import (
     Backend,
     Decision,
@@ -32,6 +38,7 @@ __all__ = [
     "Decision",
     "Kernel",
     "KernelUnavailableError",
+    "QuantizedOperand",
     "Registry",
     "Scheme",
     "affine_dequantize",
@@ -40,6 +47,9 @@ __all__ = [
     "affine_quantize_dequantize",
     "backends",
     "explain",
+    "float_cast",
+    "float_dynamic_quantize_dequantize",
+    "float_quantize_dequantize",
     "force_backend",
     "forced_backend",
     "has_kernels",

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from quantsim_kernels.reference import affine as reference
-from quantsim_kernels.registry import Backend, Scheme, registry
+from quantsim_kernels.registry import Backend, Scheme, forced_backend, registry
 from quantsim_kernels.torch import affine as fast
-from quantsim_kernels.triton import launch_objection
+from quantsim_kernels.triton import is_interpreted, launch_objection
 
 __all__ = [
     "affine_dequantize",
@@ -139,19 +139,18 @@ def affine_quantize_dequantize(
     """
     if torch.compiler.is_compiling():
         return reference.quantize_dequantize(x, scale, offset, qmin, qmax, block_size, zero_point_shift)
-    kernel = registry.select(
-        QUANTIZE_DEQUANTIZE, Scheme.AFFINE, x, scale, offset, qmin, qmax, block_size, zero_point_shift=zero_point_shift
-    )
-    if kernel is None:
-        kernel = registry.require(
-            QUANTIZE_DEQUANTIZE,
-            Scheme.AFFINE,
-            *(x, scale, offset, qmin, qmax, block_size),
-            zero_point_shift=zero_point_shift,
-        )
-    return kernel.function(
-        x, scale, offset, qmin, qmax, block_size, inplace=inplace, zero_point_shift=zero_point_shift
-    )
+    if (
+        x.is_cpu
+        and not zero_point_shift
+        and type(x) in fast.PLAIN_TENSORS
+        and forced_backend() is None
+        and registry.candidates(QUANTIZE_DEQUANTIZE, Scheme.AFFINE) is _OWN_CANDIDATES
+    ):
+        # What the registry would answer, without asking: on a tiny tensor the question costs as much as the op.
+        return fast.quantize_dequantize(x, scale, offset, qmin, qmax, block_size, inplace=inplace)
+    operands = (x, scale, offset, qmin, qmax, block_size)
+    kernel = registry.require(QUANTIZE_DEQUANTIZE, Scheme.AFFINE, *operands, zero_point_shift=zero_point_shift)
+    return kernel.function(*operands, inplace=inplace, zero_point_shift=zero_point_shift)
 
 
 def affine_dynamic_quantize_dequantize(
@@ -248,3 +247,7 @@ _register(DYNAMIC_QUANTIZE_DEQUANTIZE, Backend.TORCH, fast.dynamic_quantize_dequ
 _register(QUANTIZE, Backend.TRITON, _triton_quantize, launch_objection, TRITON_PRIORITY)
 _register(DEQUANTIZE, Backend.TRITON, _triton_dequantize, launch_objection, TRITON_PRIORITY)
 _register(QUANTIZE_DEQUANTIZE, Backend.TRITON, _triton_quantize_dequantize, launch_objection, TRITON_PRIORITY)
+
+# The candidates as registered here: while nobody adds or removes one, plain CPU tensors go to the fast torch kernel.
+# (Triton's interpreter serves CPU tensors too, so under it the registry is always asked.)
+_OWN_CANDIDATES = None if is_interpreted() else registry.candidates(QUANTIZE_DEQUANTIZE, Scheme.AFFINE)

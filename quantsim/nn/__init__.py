@@ -9,6 +9,7 @@ from __future__ import annotations
 from quantsim.errors import UnknownModuleError
 from quantsim.nn import functional_modules as _functional_modules
 from quantsim.nn import quantized_modules as _quantized_modules
+from quantsim.nn.attention import decompose_attention, disable_fused_paths
 from quantsim.nn.base import BaseQuantizationMixin
 from quantsim.nn.calibration import compute_encodings, compute_param_encodings, named_quantized_modules
 from quantsim.nn.dispatch import DispatchReport, DispatchSource, OutputGrid
@@ -36,6 +37,8 @@ __all__ = [
     "UnknownModuleError",
     "compute_encodings",
     "compute_param_encodings",
+    "decompose_attention",
+    "disable_fused_paths",
     "ignored_module_classes",
     "named_quantized_modules",
 ]

@@ -15,15 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantsim.nn.functional_modules import FUNCTIONAL_MODULES
+from quantsim.nn.containers import empty_dict
+from quantsim.nn.functional_modules import MatMul
+from quantsim.nn.kernel_quant import QuantizationMixin
 from quantsim.nn.quantized_forward import SpecifiedModule
 
-__all__ = ["InputProjection", "QuantizedAttention", "disable_fused_paths"]
+__all__ = [
+    "InputProjection",
+    "AttentionBehaviour",
+    "ProjectionBehaviour",
+    "decompose_attention",
+    "disable_fused_paths",
+]
 
 _PARTS = ("q_proj", "k_proj", "v_proj", "qk_matmul", "softmax", "qkv_matmul")
 """Submodules that the float module does not have."""
-
-_MatMul = next(spec.module_class for spec in FUNCTIONAL_MODULES if spec.module_class.__name__ == "MatMul")
 
 
 class InputProjection(nn.Linear):
@@ -52,7 +58,8 @@ class InputProjection(nn.Linear):
         packed = parameters["in_proj_weight" if name == "weight" else "in_proj_bias"]
         return None if packed is None else packed[index * size : (index + 1) * size]
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+    def forward(self, input: Tensor) -> Tensor:
+        """Projects ``input`` of shape (..., in_features) to (..., out_features)."""
         weight = self.__dict__.get("weight")
         bias = self.__dict__.get("bias")
         return F.linear(
@@ -61,14 +68,18 @@ class InputProjection(nn.Linear):
             self.packed_rows("bias") if bias is None else bias,
         )
 
+    def extra_repr(self) -> str:
+        """Sizes, as nn.Linear shows them."""
+        bias = self.packed_rows("bias") is not None
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
 
-class QuantizedInputProjection(SpecifiedModule):
+
+class ProjectionBehaviour(SpecifiedModule):
     """Behaviour of the quantized classes of `InputProjection`."""
 
     def __quant_init__(self) -> None:
         super().__quant_init__()
-        entries = {"weight": None} if self.packed_rows("bias") is None else {"weight": None, "bias": None}
-        self.param_quantizers = nn.ModuleDict(entries)  # pyright: ignore[reportArgumentType]
+        self.param_quantizers = empty_dict(["weight"] if self.packed_rows("bias") is None else ["weight", "bias"])
 
     def _own_parameter(self, name: str) -> Tensor | None:
         folded = self._parameters.get(name)
@@ -80,7 +91,7 @@ class QuantizedInputProjection(SpecifiedModule):
         return InputProjection.packed_rows(self, name) if folded is None else folded  # pyright: ignore[reportArgumentType]
 
 
-class QuantizedAttention(SpecifiedModule):
+class AttentionBehaviour(SpecifiedModule):
     """Behaviour of the quantized classes of MultiheadAttention.
 
     Attributes:
@@ -95,14 +106,14 @@ class QuantizedAttention(SpecifiedModule):
         super().__quant_init__()
         module: Any = self
         family = self._family()
-        module.param_quantizers = nn.ModuleDict(
-            {name: None for name in ("bias_k", "bias_v") if self._parameters.get(name) is not None}  # pyright: ignore
+        module.param_quantizers = empty_dict(
+            name for name in ("bias_k", "bias_v") if self._parameters.get(name) is not None
         )
         for index, name in enumerate(("q_proj", "k_proj", "v_proj")):
             setattr(self, name, family.from_module(InputProjection(module, index)))
-        module.qk_matmul = family.from_module(_MatMul())
+        module.qk_matmul = family.from_module(MatMul())
         module.softmax = family.from_module(nn.Softmax(dim=-1))
-        module.qkv_matmul = family.from_module(_MatMul())
+        module.qkv_matmul = family.from_module(MatMul())
         module.out_proj = family.from_module(module.out_proj)
 
     @property
@@ -226,3 +237,31 @@ def disable_fused_paths(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
+
+
+def decompose_attention(model: nn.Module) -> nn.Module:
+    """Replaces each nn.MultiheadAttention by a quantized one, whose projections and products can have quantizers.
+
+    Fused paths of torch that would go past them are switched off (`disable_fused_paths`).
+
+    Args:
+        model: Changed in place, unless it is itself replaced.
+
+    Returns:
+        The model, or its replacement.
+
+    Example:
+        >>> model = decompose_attention(nn.TransformerEncoderLayer(8, 2))
+        >>> type(model.self_attn.q_proj).__name__
+        'QuantizedInputProjection'
+    """
+    disable_fused_paths(model)
+    replaced: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        if type(module) is nn.MultiheadAttention:
+            replaced[module] = QuantizationMixin.from_module(module)
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in replaced:
+                parent._modules[name] = replaced[child]
+    return replaced.get(model, model)

@@ -13,8 +13,9 @@ from quantsim.errors import ConfigurationError, QuantsimError
 from quantsim.nn import _encodings_transfer as transfer
 from quantsim.nn._parameter_cache import ParameterCache
 from quantsim.nn._removal import RestoreOnExit, remove_entries
-from quantsim.nn.calibration import CONTAINERS, calibrate_parameters
+from quantsim.nn.calibration import calibrate_parameters
 from quantsim.nn.calibration import compute_encodings as compute_model_encodings
+from quantsim.nn.containers import CONTAINERS, empty_dict, empty_list, quantizers_of
 from quantsim.nn.observation import CalibrationReport
 from quantsim.nn.registration import IgnoredModules, require_module_class
 from quantsim.nn.unknown_module import unknown_module_error
@@ -59,16 +60,15 @@ class BaseQuantizationMixin(nn.Module):
         Runs after ``__init__`` and in `from_module`. A subclass with other counts calls ``super().__quant_init__()``
         and then sets ``input_quantizers`` and ``output_quantizers``.
         """
-        self.param_quantizers = nn.ModuleDict(
-            {name: None for name, parameter in self._parameters.items() if parameter is not None}  # pyright: ignore
-        )
-        self.input_quantizers = nn.ModuleList([None])  # pyright: ignore[reportArgumentType]
-        self.output_quantizers = nn.ModuleList([None])  # pyright: ignore[reportArgumentType]
+        names = [name for name, parameter in self._parameters.items() if parameter is not None]
+        self.param_quantizers = empty_dict(names)
+        self.input_quantizers = empty_list(1)
+        self.output_quantizers = empty_list(1)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calibrates parameter quantizers that have no range yet, then runs the module."""
-        for quantizer in self._modules["param_quantizers"]._modules.values():  # pyright: ignore[reportOptionalMemberAccess]
-            if quantizer is not None and not quantizer.is_initialized():  # pyright: ignore
+        for quantizer in quantizers_of(self, "param_quantizers").values():
+            if quantizer is not None and not quantizer.is_initialized():
                 self._calibrate_parameters(overwrite=False)
                 break
         return super().__call__(*args, **kwargs)
@@ -161,7 +161,9 @@ class BaseQuantizationMixin(nn.Module):
         if isinstance(module, cls):
             return module
         mixin = cls._family()
-        quantized_class = mixin.cls_to_qcls.get(type(module))
+        quantized_class: Any = mixin.cls_to_qcls.get(type(module))
+        if quantized_class is None and cls.__dict__.get("_wrapped_class") is type(module):
+            quantized_class = cls  # a class made by wrap()
         if quantized_class is None:
             raise unknown_module_error(type(module), mixin)
         if cls is not mixin and not issubclass(quantized_class, cls):
@@ -203,9 +205,10 @@ class BaseQuantizationMixin(nn.Module):
     @classmethod
     def _float_class(cls) -> type[nn.Module]:
         for base in cls.__mro__:
-            float_class = base.__dict__.get("_wrapped_class") or cls._family().qcls_to_cls.get(base)  # pyright: ignore
-            if float_class is not None:
-                return float_class
+            if "_wrapped_class" in base.__dict__:
+                return base.__dict__["_wrapped_class"]
+            if issubclass(base, BaseQuantizationMixin) and base in cls._family().qcls_to_cls:
+                return cls._family().qcls_to_cls[base]
         # Not registered: the first base that is no quantized class is the float module.
         return next(base for base in cls.__mro__ if not issubclass(base, BaseQuantizationMixin))
 
@@ -257,6 +260,8 @@ class BaseQuantizationMixin(nn.Module):
         if parameter is None:
             return None
         try:
+            if not quantizer.is_initialized() and not torch.compiler.is_compiling():
+                self._calibrate_parameters(overwrite=False)
             if torch.is_grad_enabled() and parameter.requires_grad:  # the usual case of training, decided cheaply
                 return quantizer(parameter)
             cache = self.__dict__.get("_quantized_parameter_cache")
@@ -275,7 +280,7 @@ class BaseQuantizationMixin(nn.Module):
         Args:
             param_names: Parameters to replace; all that have a quantizer by default.
         """
-        quantizers = self._modules["param_quantizers"]._modules  # pyright: ignore[reportOptionalMemberAccess]
+        quantizers = quantizers_of(self, "param_quantizers")
         names = [
             name
             for name, quantizer in quantizers.items()
@@ -331,8 +336,7 @@ class BaseQuantizationMixin(nn.Module):
         """Undoes `fold_param_quantizers`; a folded parameter's device and dtype are kept."""
         for name, (parameter, quantizer) in self._folded().items():
             folded = self._parameters[name]
-            moved = parameter is not None and folded is not None
-            if moved and (folded.device, folded.dtype) != (parameter.device, parameter.dtype):
+            if parameter is not None and folded is not None and _home(parameter) != _home(folded):
                 with torch.no_grad():
                     parameter.data = parameter.data.to(folded.device, folded.dtype)
                 quantizer.to(folded.device)
@@ -481,3 +485,7 @@ def _shared_attributes(module: nn.Module) -> dict[str, Any]:
         attributes[registry] = dict(attributes[registry])
     attributes.pop("_quantized_parameter_cache", None)
     return attributes
+
+
+def _home(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
+    return tensor.device, tensor.dtype

@@ -9,14 +9,12 @@ import torch
 from torch import nn
 
 from quantsim.errors import QuantsimError
+from quantsim.nn.containers import CONTAINERS, quantizers_of
 from quantsim.nn.grid_recovery import recover_grid
 from quantsim.nn.observation import CalibrationReport, QuantizerPlace, observe, preserve_on_error
 from quantsim.quantization.base import QuantizerBase
 
 __all__ = ["compute_encodings", "compute_param_encodings", "named_quantized_modules"]
-
-CONTAINERS = ("input_quantizers", "param_quantizers", "output_quantizers")
-"""Names of the three containers of quantizers of a quantized module."""
 
 
 def named_quantized_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -90,7 +88,7 @@ def compute_param_encodings(model: nn.Module, *, overwrite: bool = True) -> None
 def quantizer_places(name: str, module: nn.Module, containers: Iterable[str]) -> Iterator[QuantizerPlace]:
     """Yields the quantizers in the named containers of a quantized module."""
     for container in containers:
-        for key, quantizer in module._modules[container]._modules.items():  # pyright: ignore[reportOptionalMemberAccess]
+        for key, quantizer in quantizers_of(module, container).items():
             if isinstance(quantizer, QuantizerBase):
                 shown = repr(key) if container == "param_quantizers" else key
                 yield QuantizerPlace(f"{name}.{container}[{shown}]", key, quantizer)
@@ -124,6 +122,7 @@ def calibrate_parameters(modules: Iterable[tuple[str, nn.Module]], *, overwrite:
         for key, place in places.items():
             try:
                 _calibrate(place.quantizer, tensors[key])
+                place.quantizer.is_initialized()  # notes it now: code compiled later cannot look at the values
             except QuantsimError as error:
                 raise error.with_location(place.location)  # noqa: B904 (the same error, with its place)
 

@@ -1,4 +1,4 @@
-"""Chooses what computes a quantized module: a kernel of the instance, the class or the registry, or fake-quantization."""
+"""Chooses what computes a quantized module: a kernel of instance, class or registry, or fake-quantization."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from quantsim.nn.containers import quantizers_of
 from quantsim.quantization.affine.base import AffineQuantizerBase
 from quantsim.quantization.base import QuantizerBase
-from quantsim_encodings.formats import FixedPointFormat, FloatFormat, Format, IntFormat, MXFormat, NVFP4Format, OpticalFormat
+from quantsim_encodings.formats import (
+    FixedPointFormat,
+    FloatFormat,
+    Format,
+    IntFormat,
+    MXFormat,
+    NVFP4Format,
+    OpticalFormat,
+)
 from quantsim_kernels.affine import affine_quantize
 from quantsim_kernels.registry import Decision, Scheme, registry
 
@@ -77,7 +86,9 @@ class DispatchReport:
     candidates: tuple[Decision, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.op}: {self.source}, because {self.reason}", *(f"  {item}" for item in self.candidates)])
+        return "\n".join(
+            [f"{self.op}: {self.source}, because {self.reason}", *(f"  {item}" for item in self.candidates)]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +163,7 @@ def choose(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: dict
 
     if named is None and not is_registered(spec.op):
         return fake_quantization(f"there is no kernel for op {spec.op!r}")
+    module._calibrate_parameters(overwrite=False)
     obstacle = _obstacle(module, args, kwargs, named)
     if obstacle is not None:
         return fake_quantization(obstacle)
@@ -224,7 +236,7 @@ def _obstacle(
             return f"input {slot} ({name!r}) {reason}"
     for name in spec.parameters[:1]:
         if module._parameters.get(name) is not None:
-            reason = _unusable(module.param_quantizers[name] if name in module.param_quantizers else None)
+            reason = _unusable(quantizers_of(module, "param_quantizers").get(name))
             if reason is not None:
                 return f"parameter {name!r} {reason}"
     for index, quantizer in enumerate(module.output_quantizers):
@@ -273,7 +285,7 @@ def _operands(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: d
             quantizer = quantizers[0]
         operands.append(to_operand(quantizer, value))
     for name in spec.parameters:
-        quantizer = module.param_quantizers[name] if name in module.param_quantizers else None
+        quantizer = quantizers_of(module, "param_quantizers").get(name)
         operands.append(to_operand(quantizer, module._parameters.get(name)))
     return tuple(operands)
 
@@ -297,7 +309,7 @@ def to_operand(quantizer: Any, value: Any) -> Any:
     return QuantizedOperand(values=quantizer(value), scale=None, offset=None, format=quantizer.format, block_size=None)
 
 
-def output_grids(module: SpecifiedQuantizedModule) -> OutputGrid | None | tuple[OutputGrid | None, ...]:
+def output_grids(module: SpecifiedQuantizedModule) -> OutputGrid | tuple[OutputGrid | None, ...] | None:
     """The output grids of a module: one, or a tuple if the module has several outputs."""
     grids = tuple(_grid(quantizer) for quantizer in module.output_quantizers)
     return grids[0] if len(grids) == 1 else grids
@@ -319,6 +331,8 @@ def _grid(quantizer: Any) -> OutputGrid | None:
 def _scheme(module: SpecifiedQuantizedModule) -> Scheme | None:
     """The scheme that the formats of the module's inputs and first parameter share, ``None`` if they do not."""
     required = [*module.input_quantizers]
-    required += [module.param_quantizers[name] for name in module._spec.parameters[:1] if name in module.param_quantizers]
+    required += [
+        module.param_quantizers[name] for name in module._spec.parameters[:1] if name in module.param_quantizers
+    ]
     schemes = {_SCHEMES.get(type(quantizer.format)) for quantizer in required if isinstance(quantizer, QuantizerBase)}
     return schemes.pop() if len(schemes) == 1 else None

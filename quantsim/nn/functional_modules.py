@@ -35,9 +35,11 @@ class Concat(nn.Module):
         self.axis = axis
 
     def forward(self, *tensors: Tensor) -> Tensor:
+        """Joins ``tensors``."""
         return torch.cat(tensors, dim=self.axis)
 
     def extra_repr(self) -> str:
+        """The dimension."""
         return f"axis={self.axis}"
 
 
@@ -48,7 +50,8 @@ class Cast(nn.Module):
         super().__init__()
         self.dtype = dtype
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+    def forward(self, input: Tensor) -> Tensor:
+        """Converts ``input``."""
         return input.to(self.dtype)
 
 
@@ -65,6 +68,7 @@ class OneHot(nn.Module):
         self.num_classes, self.off_value, self.on_value = num_classes, off_value, on_value
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Encodes indices of any shape; the result has one dimension more."""
         return F.one_hot(inputs.long(), self.num_classes) * (self.on_value - self.off_value) + self.off_value
 
 
@@ -83,6 +87,7 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(tuple(input_shape[axis] for axis in axes)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalises ``x``; same shape."""
         return x * torch.rsqrt(x.square().mean(dim=self.axes, keepdim=True) + self.epsilon) * self.weight
 
 
@@ -99,9 +104,7 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         self.interleaved, self.rotary_embedding_dim, self.head_size = interleaved, rotary_embedding_dim, head_size
 
-    def forward(
-        self, x: Tensor, cos_cache: Tensor, sin_cache: Tensor, position_ids: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos_cache: Tensor, sin_cache: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Rotates ``x`` of shape (B, heads, S, D) or (B, S, heads * D); caches are (B, S, d/2) or (positions, d/2)."""
         return tensor_functions.rotary_embedding(
             x,
@@ -129,6 +132,7 @@ class HadamardRotation(nn.Module):
         self.scale = size**-0.5 if scale is None else scale
 
     def forward(self, x: Tensor) -> Tensor:
+        """Rotates ``x``; same shape."""
         return tensor_functions.hadamard(x) * self.scale
 
 
@@ -143,7 +147,11 @@ _CLASSES = (
 
 
 def _row(
-    name: str, function: Callable[..., Any], arguments: str, inputs: int | tuple[str, ...] | None = None, **settings: Any
+    name: str,
+    function: Callable[..., Any],
+    arguments: str,
+    inputs: int | tuple[str, ...] | None = None,
+    **settings: Any,
 ) -> ModuleSpec:
     """Makes the module class of a function, and its row.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -62,22 +63,47 @@ def generate_classes(
 def generate_wrapper(
     module_class: type[nn.Module], base: type[BaseQuantizationMixin], prefix: str
 ) -> type[BaseQuantizationMixin]:
-    """Makes a class for a module class that has no row: one input, one output, all own parameters.
+    """Makes a class for a module class that has no row.
 
-    Its instances pickle by the module class, since no module holds the class itself.
+    A subclass of a class that has one is quantized as that is if it keeps its ``forward``; if it has a ``forward`` of
+    its own, no kernel of the base class's op applies. All other classes get one input, one output, and all own
+    parameters. Instances pickle by the module class, since no module holds the class itself.
     """
-    arguments = forward_arguments(module_class)
-    spec = ModuleSpec(module_class=module_class, op=module_class.__qualname__, inputs=arguments[:1])
-    wrapper: Any = generate_class(spec, base, prefix, module=module_class.__module__)
+    wrapper: Any = generate_class(
+        _derived_row(module_class, base._family()), base, prefix, module=module_class.__module__
+    )
     mixin = base._family()
 
-    def reduce(self: nn.Module, protocol: object) -> tuple[Any, ...]:
+    def reduce(self: nn.Module, protocol: Any) -> str | tuple[Any, ...]:
         if type(self) is not wrapper:  # a subclass that a module holds
-            return super(wrapper, self).__reduce_ex__(protocol)  # pyright: ignore[reportArgumentType]
+            return super(wrapper, self).__reduce_ex__(protocol)
         return _empty_wrapper, (mixin, module_class), self.__getstate__()  # pyright: ignore[reportAttributeAccessIssue]
 
     wrapper.__reduce_ex__ = reduce
     return wrapper
+
+
+def _derived_row(module_class: type[nn.Module], mixin: type[BaseQuantizationMixin]) -> ModuleSpec:
+    """The row of the nearest base class that has one, adapted; or a plain one."""
+    arguments = forward_arguments(module_class)
+    for ancestor in module_class.__mro__[1:]:
+        row: ModuleSpec | None = getattr(mixin.cls_to_qcls.get(ancestor), "_spec", None)
+        if row is None:
+            continue
+        if module_class.forward is ancestor.forward:
+            return replace(row, module_class=module_class)
+        recurrent = row.behaviour is not None and ancestor.__module__ == "torch.nn.modules.rnn"
+        return replace(
+            row,
+            module_class=module_class,
+            op=module_class.__qualname__,
+            inputs=row.inputs if recurrent else arguments[: max(1, len(row.inputs))],
+            outputs=max(1, row.outputs),
+            behaviour=row.behaviour if recurrent else None,
+            fresh_output=False,
+            attributes=(),
+        )
+    return ModuleSpec(module_class=module_class, op=module_class.__qualname__, inputs=arguments[:1])
 
 
 def _empty_wrapper(mixin: type[BaseQuantizationMixin], module_class: type[nn.Module]) -> nn.Module:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from quantsim.nn import dispatch
 from quantsim.nn.base import BaseQuantizationMixin
+from quantsim.nn.containers import quantizers_of
 from quantsim.nn.generation import generate_wrapper
 from quantsim.nn.quantized_forward import SpecifiedModule
 from quantsim.nn.registration import require_module_class
@@ -121,6 +122,7 @@ class SpecifiedQuantizedModule(SpecifiedModule, QuantizationMixin):
     """Base of the classes ``Quantized<Name>`` that are made from rows of the table."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the kernel that applies; without one, torch's forward on quantized inputs and parameters."""
         if self._kernel is not None or self._default_kernel is not None or dispatch.is_registered(self._spec.op):
             choice = dispatch.choose(self, args, kwargs)
             if choice.kernel is not None:
@@ -136,7 +138,7 @@ class SpecifiedQuantizedModule(SpecifiedModule, QuantizationMixin):
         if isinstance(result, Tensor):
             return self._quantize_outputs(result)
         if isinstance(result, tuple) and any(isinstance(item, QuantizedOperand) for item in result):
-            quantizers = list(self.output_quantizers)
+            quantizers = list(quantizers_of(self, "output_quantizers").values())
             return tuple(
                 item.dequantize()
                 if isinstance(item, QuantizedOperand)

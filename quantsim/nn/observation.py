@@ -89,6 +89,7 @@ def _finish(place: QuantizerPlace, report: CalibrationReport) -> None:
     except QuantsimError as error:
         place.quantizer.cancel_observation()
         raise error.with_location(place.location)  # noqa: B904 (the same error, with its place)
+    place.quantizer.is_initialized()  # notes it now: code that is compiled later cannot look at the values
     (report.calibrated if saw_data else report.unobserved).append(place.location)
 
 

@@ -1,4 +1,4 @@
-"""The forward that all classes of the table share: quantize the inputs, run torch's own forward, quantize the outputs."""
+"""The forward that the classes of the table share: quantize inputs, run torch's own forward, quantize outputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from quantsim.errors import QuantsimError, ShapeError
 from quantsim.nn.base import BaseQuantizationMixin
+from quantsim.nn.containers import empty_list, quantizers_of
 from quantsim.nn.specification import ModuleSpec
 from quantsim.quantization.affine import Quantize
+from quantsim.quantization.base import QuantizerBase
 from quantsim_kernels.affine import affine_dequantize
 
 __all__ = ["SpecifiedModule"]
@@ -30,17 +32,20 @@ class SpecifiedModule(BaseQuantizationMixin):
     def __quant_init__(self) -> None:
         super().__quant_init__()
         spec = type(self)._spec
-        self.input_quantizers = nn.ModuleList([None] * spec.input_count)  # pyright: ignore[reportArgumentType]
-        self.output_quantizers = nn.ModuleList([None] * spec.outputs)  # pyright: ignore[reportArgumentType]
+        self.input_quantizers = empty_list(spec.input_count)
+        self.output_quantizers = empty_list(spec.outputs)
+
+    # Weights are calibrated when they are quantized, so the loop over quantizers in the mixin's __call__ is not needed.
+    __call__ = nn.Module.__call__
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs torch's forward on quantized inputs and parameters, and quantizes its results."""
         return self._fake_quantized_forward(*args, **kwargs)
 
     def _fake_quantized_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Quantizes inputs and parameters to real numbers on their grids, and runs torch's forward on these."""
-        containers = self._modules
         if len(args) == 1 and not kwargs:  # the hot path: one tensor in
-            quantizer = containers["input_quantizers"]._modules.get("0")  # pyright: ignore[reportOptionalMemberAccess]
+            quantizer = quantizers_of(self, "input_quantizers").get("0")
             if quantizer is not None and (self._argument_names[:1] != () or self._spec.variadic_inputs):
                 args = (self._quantize_tensor("input_quantizers", 0, quantizer, args[0]),)
         else:
@@ -53,10 +58,10 @@ class SpecifiedModule(BaseQuantizationMixin):
         attributes = self.__dict__
         patched: list[str] | None = None
         try:
-            for name, quantizer in self._modules["param_quantizers"]._modules.items():  # pyright: ignore
+            for name, quantizer in quantizers_of(self, "param_quantizers").items():
                 if quantizer is None:
                     continue
-                quantized = self._quantized_parameter(name, quantizer)  # pyright: ignore[reportArgumentType]
+                quantized = self._quantized_parameter(name, quantizer)
                 if quantized is None:
                     continue
                 attributes[name] = quantized
@@ -70,10 +75,8 @@ class SpecifiedModule(BaseQuantizationMixin):
                 for name in patched:
                     attributes.pop(name, None)
 
-    def _quantize_inputs(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        quantizers = self._modules["input_quantizers"]._modules  # pyright: ignore[reportOptionalMemberAccess]
+    def _quantize_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        quantizers = quantizers_of(self, "input_quantizers")
         if not any(quantizers.values()):
             return args, kwargs
         if self._spec.variadic_inputs:
@@ -86,7 +89,7 @@ class SpecifiedModule(BaseQuantizationMixin):
         by_name = {name: self._quantize_slot(quantizers, slots.get(name), value) for name, value in kwargs.items()}
         return tuple(quantized), by_name
 
-    def _quantize_slot(self, quantizers: Mapping[str, nn.Module | None], slot: int | None, value: Any) -> Any:
+    def _quantize_slot(self, quantizers: Mapping[str, QuantizerBase | None], slot: int | None, value: Any) -> Any:
         quantizer = None if slot is None else quantizers.get(str(slot))
         if quantizer is None:
             return value
@@ -96,7 +99,7 @@ class SpecifiedModule(BaseQuantizationMixin):
 
     def _quantize_each(self, container: str, values: Sequence[Any]) -> list[Any]:
         """Quantizes tensor *i* by quantizer *i* of a container, or all by its only one."""
-        quantizers = list(self._modules[container]._modules.values())  # pyright: ignore[reportOptionalMemberAccess]
+        quantizers = list(quantizers_of(self, container).values())
         if len(quantizers) == 1:
             quantizers = quantizers * len(values)
         return [
@@ -107,7 +110,7 @@ class SpecifiedModule(BaseQuantizationMixin):
         ]
 
     def _quantize_outputs(self, result: Any) -> Any:
-        quantizers = self._modules["output_quantizers"]._modules  # pyright: ignore[reportOptionalMemberAccess]
+        quantizers = quantizers_of(self, "output_quantizers")
         if isinstance(result, Tensor):
             quantizer = quantizers.get("0")
             if quantizer is None:
@@ -127,7 +130,7 @@ class SpecifiedModule(BaseQuantizationMixin):
         return type(result)(*values) if hasattr(result, "_fields") else type(result)(values)
 
     def _quantize_tensor(
-        self, container: str, index: int | None, quantizer: nn.Module, value: Any, *, fresh: bool = False
+        self, container: str, index: int | None, quantizer: QuantizerBase, value: Any, *, fresh: bool = False
     ) -> Any:
         """Applies one quantizer; values that are no floating-point tensors pass through.
 
@@ -142,8 +145,8 @@ class SpecifiedModule(BaseQuantizationMixin):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         try:
-            if quantizer.__class__ is Quantize:
-                return _to_real_numbers(quantizer, value)  # pyright: ignore[reportArgumentType]
+            if isinstance(quantizer, Quantize):
+                return _to_real_numbers(quantizer, value)
             if (
                 fresh
                 and self._spec.fresh_output
@@ -153,7 +156,7 @@ class SpecifiedModule(BaseQuantizationMixin):
                 and not self.__dict__.get("inplace", False)
                 and not torch.compiler.is_compiling()
             ):
-                return quantizer.quantize_owned(value)  # pyright: ignore[reportCallIssue]
+                return quantizer.quantize_owned(value)
             return quantizer(value)
         except QuantsimError as error:
             raise error.with_location(self._location(f"{container}[{index}]"))  # noqa: B904 (the same error)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from quantsim.nn.containers import quantizers_of
 from quantsim.nn.quantized_forward import SpecifiedModule
 
 __all__ = ["RecurrentCell", "RecurrentModule"]
@@ -58,11 +59,11 @@ class RecurrentModule(SpecifiedModule):
         return output, self._quantize_state("output_quantizers", 1, states)
 
     def _quantize_state(self, container: str, index: int, state: Tensor) -> Tensor:
-        quantizer = self._modules[container]._modules.get(str(index))  # pyright: ignore[reportOptionalMemberAccess]
+        quantizer = quantizers_of(self, container).get(str(index))
         return state if quantizer is None else self._quantize_tensor(container, index, quantizer, state)
 
     def _quantize_sequence(self, container: str, sequence: Any) -> Any:
-        quantizer = self._modules[container]._modules.get("0")  # pyright: ignore[reportOptionalMemberAccess]
+        quantizer = quantizers_of(self, container).get("0")
         if quantizer is None:
             return sequence
         if isinstance(sequence, PackedSequence):
@@ -71,12 +72,12 @@ class RecurrentModule(SpecifiedModule):
 
     def _current_weights(self) -> list[Tensor | None]:
         """Weights in torch's order, quantized where there is a quantizer."""
-        quantizers = self._modules["param_quantizers"]._modules  # pyright: ignore[reportOptionalMemberAccess]
+        quantizers = quantizers_of(self, "param_quantizers")
         weights: list[Tensor | None] = []
         for name in self._flat_weights_names:
             quantizer = quantizers.get(name)
             weights.append(
-                self._own_parameter(name) if quantizer is None else self._quantized_parameter(name, quantizer)  # pyright: ignore
+                self._own_parameter(name) if quantizer is None else self._quantized_parameter(name, quantizer)
             )
         return weights
 
@@ -116,10 +117,14 @@ class RecurrentModule(SpecifiedModule):
             for direction in range(directions):
                 suffix = f"_l{layer}{'_reverse' if direction else ''}"
                 state = tuple(part[layer * directions + direction] for part in initial)
-                produced, final = self._run_direction(steps, state, _cell(module.mode, weights, suffix), bool(direction))
+                produced, final = self._run_direction(
+                    steps, state, _cell(module.mode, weights, suffix), bool(direction)
+                )
                 outputs.append(produced)
                 finals.append(final)
-            steps = [torch.cat(parts, dim=-1) for parts in zip(*outputs, strict=True)] if directions == 2 else outputs[0]
+            steps = (
+                [torch.cat(parts, dim=-1) for parts in zip(*outputs, strict=True)] if directions == 2 else outputs[0]
+            )
             if module.dropout and module.training and layer < module.num_layers - 1:
                 steps = list(F.dropout(torch.cat(steps), module.dropout).split([len(step) for step in steps]))
         stacked = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
@@ -175,7 +180,7 @@ def _sequence_and_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     """Binds the arguments ``(input, hx=None)``."""
     if len(args) > 2 or set(kwargs) - {"input", "hx"} or len(args) + len(kwargs) == 0:
         raise TypeError(f"forward(input, hx=None): got {len(args)} positional arguments and keywords {sorted(kwargs)}")
-    bound = dict(zip(("input", "hx"), args, strict=False))
+    bound: dict[str, Any] = dict(zip(("input", "hx"), args, strict=False))
     if set(bound) & set(kwargs):
         raise TypeError(f"forward(input, hx=None): got {sorted(set(bound) & set(kwargs))} twice")
     bound.update(kwargs)
@@ -187,7 +192,8 @@ def _cell(mode: str, weights: dict[str, Tensor | None], suffix: str) -> Callable
     input_weight, hidden_weight = weights[f"weight_ih{suffix}"], weights[f"weight_hh{suffix}"]
     input_bias, hidden_bias = weights.get(f"bias_ih{suffix}"), weights.get(f"bias_hh{suffix}")
     projection = weights.get(f"weight_hr{suffix}")
-    assert input_weight is not None and hidden_weight is not None
+    assert input_weight is not None
+    assert hidden_weight is not None
 
     def gates(x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return F.linear(x, input_weight, input_bias), F.linear(hidden, hidden_weight, hidden_bias)
@@ -224,13 +230,11 @@ class RecurrentCell(SpecifiedModule):
         x, states = _sequence_and_states(args, kwargs)
         x = self._quantize_state("input_quantizers", 0, x)
         if isinstance(states, tuple):
-            states = tuple(
-                self._quantize_state("input_quantizers", 1 + slot, part) for slot, part in enumerate(states)
-            )
+            states = tuple(self._quantize_state("input_quantizers", 1 + slot, part) for slot, part in enumerate(states))
         elif states is not None:
             states = self._quantize_state("input_quantizers", 1, states)
         return self._quantize_outputs(self._run_float_forward((x, states), {}))
 
     def _quantize_state(self, container: str, index: int, state: Tensor) -> Tensor:
-        quantizer = self._modules[container]._modules.get(str(index))  # pyright: ignore[reportOptionalMemberAccess]
+        quantizer = quantizers_of(self, container).get(str(index))
         return state if quantizer is None else self._quantize_tensor(container, index, quantizer, state)

@@ -76,4 +76,6 @@ def require_module_class(module_class: object, where: str) -> None:
         ValueError: If it is not.
     """
     if not (inspect.isclass(module_class) and issubclass(module_class, nn.Module)):
-        raise ValueError(f"{where}: got {module_class!r}, expected a subclass of torch.nn.Module; pass the class itself")
+        raise ValueError(
+            f"{where}: got {module_class!r}, expected a subclass of torch.nn.Module; pass the class itself"
+        )

@@ -35,7 +35,9 @@ class ModuleSpec:
         behaviour: First base of the generated classes, for modules that need more than this row says.
 
     Example:
-        >>> ModuleSpec(module_class=nn.Linear, op="linear", inputs=("input",), parameters=("weight", "bias")).outputs
+        >>> ModuleSpec(
+        ...     module_class=nn.Linear, op="linear", inputs=("input",), parameters=("weight", "bias")
+        ... ).outputs
         1
     """
 
@@ -104,7 +106,11 @@ def forward_arguments(module_class: type[nn.Module]) -> tuple[str, ...]:
         ('input', 'hx')
     """
     forward = module_class.forward
-    if isinstance(forward, FunctionType) and not hasattr(forward, "__signature__") and not hasattr(forward, "__wrapped__"):
+    if (
+        isinstance(forward, FunctionType)
+        and not hasattr(forward, "__signature__")
+        and not hasattr(forward, "__wrapped__")
+    ):
         code = forward.__code__  # what inspect.signature would find, 20 times as fast: this runs for each row at import
         return code.co_varnames[1 : code.co_argcount]
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

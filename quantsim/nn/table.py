@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from quantsim.nn.attention import InputProjection, QuantizedAttention, QuantizedInputProjection
+from quantsim.nn.attention import AttentionBehaviour, InputProjection, ProjectionBehaviour
 from quantsim.nn.linear_loss import LinearLoss
 from quantsim.nn.recurrent import RecurrentCell, RecurrentModule
 from quantsim.nn.specification import ModuleSpec
@@ -108,8 +108,8 @@ _ACTIVATION = (
     row(nn.Threshold, "threshold", attributes="threshold value", fresh_output=True),
     row(nn.CosineSimilarity, "cosine_similarity", 2, attributes="dim eps", fresh_output=True),
     row(nn.PairwiseDistance, "pairwise_distance", 2, attributes="norm eps keepdim", fresh_output=True),
-    row(nn.MultiheadAttention, "multi_head_attention", 0, outputs=0, behaviour=QuantizedAttention),
-    row(InputProjection, "linear", parameters="weight bias", fresh_output=True, behaviour=QuantizedInputProjection),
+    row(nn.MultiheadAttention, "multi_head_attention", 0, outputs=0, behaviour=AttentionBehaviour),
+    row(InputProjection, "linear", parameters="weight bias", fresh_output=True, behaviour=ProjectionBehaviour),
 )
 
 _POOLING = (

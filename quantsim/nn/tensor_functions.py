@@ -27,29 +27,29 @@ __all__ = [
 # torch.add and its like want a tensor first; a module form stands for the operator, which takes numbers on either side.
 
 
-def add(input: Any, other: Any, *, alpha: float = 1) -> Any:  # noqa: A002
+def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
     """``input + alpha * other``."""
     return torch.add(input, other, alpha=alpha) if isinstance(input, Tensor) else input + alpha * other
 
 
-def subtract(input: Any, other: Any, *, alpha: float = 1) -> Any:  # noqa: A002
+def subtract(input: Any, other: Any, *, alpha: float = 1) -> Any:
     """``input - alpha * other``."""
     return torch.sub(input, other, alpha=alpha) if isinstance(input, Tensor) else input - alpha * other
 
 
-def multiply(input: Any, other: Any) -> Any:  # noqa: A002
+def multiply(input: Any, other: Any) -> Any:
     """``input * other``."""
     return input * other
 
 
-def divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:  # noqa: A002
+def divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """``input / other``, rounded down or toward zero if ``rounding_mode`` says so."""
     if isinstance(input, Tensor):
         return torch.div(input, other, rounding_mode=rounding_mode)
     return torch.div(torch.as_tensor(input, dtype=other.dtype), other, rounding_mode=rounding_mode)
 
 
-def expand(input: Tensor, *sizes: Any) -> Tensor:  # noqa: A002
+def expand(input: Tensor, *sizes: Any) -> Tensor:
     """``input.expand(*sizes)``."""
     return input.expand(*sizes)
 
@@ -59,12 +59,12 @@ def stack(*tensors: Tensor, dim: int = 0) -> Tensor:
     return torch.stack(tensors, dim=dim)
 
 
-def strided_slice(input: Tensor, ranges: Sequence[tuple[int, int, int]]) -> Tensor:  # noqa: A002
+def strided_slice(input: Tensor, ranges: Sequence[tuple[int, int, int]]) -> Tensor:
     """Slices the leading dimensions by (start, end, step)."""
     return input[tuple(slice(*bounds) for bounds in ranges)]
 
 
-def depth_to_space(input: Tensor, block_size: int) -> Tensor:  # noqa: A002
+def depth_to_space(input: Tensor, block_size: int) -> Tensor:
     """Moves channels into blocks of pixels, depth first (ONNX DepthToSpace in DCR mode).
 
     Example:
@@ -78,19 +78,19 @@ def depth_to_space(input: Tensor, block_size: int) -> Tensor:  # noqa: A002
     return blocks.reshape(batch, depth, height * block_size, width * block_size)
 
 
-def take_along(input: Tensor, indices: Tensor, axis: int = 0) -> Tensor:  # noqa: A002
+def take_along(input: Tensor, indices: Tensor, axis: int = 0) -> Tensor:
     """Selects slices of ``input`` along ``axis``; the axis is replaced by the shape of ``indices`` (ONNX Gather)."""
     axis = axis % input.dim()
     flat = torch.index_select(input, axis, indices.flatten().long() % input.shape[axis])
     return flat.reshape(*input.shape[:axis], *indices.shape, *input.shape[axis + 1 :])
 
 
-def gather_nd(input: Tensor, indices: Tensor) -> Tensor:  # noqa: A002
+def gather_nd(input: Tensor, indices: Tensor) -> Tensor:
     """Selects slices by index tuples in the last dimension of ``indices`` (ONNX GatherND, no batch dimensions)."""
     return input[tuple(indices.long().unbind(-1))]
 
 
-def scatter_nd(input: Tensor, indices: Tensor, updates: Tensor) -> Tensor:  # noqa: A002
+def scatter_nd(input: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     """Returns ``input`` with the slices at the index tuples replaced by ``updates`` (ONNX ScatterND)."""
     return input.index_put(tuple(indices.long().unbind(-1)), updates)
 

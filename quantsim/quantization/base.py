@@ -31,18 +31,17 @@ observed range into its parameters; everything else (observation, state_dict, de
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quantsim.errors import ConfigurationError, NotCalibratedError
+from quantsim.errors import NotCalibratedError
 from quantsim.quantization.analyzers.base import EncodingAnalyzer, NonFinitePolicy
+from quantsim.quantization.range_parameters import RangeParameters
 
 if TYPE_CHECKING:
     from quantsim_encodings.encoding import Encoding
@@ -52,22 +51,15 @@ if TYPE_CHECKING:
 __all__ = ["QuantizerBase"]
 
 
-class QuantizerBase(nn.Module):
+class QuantizerBase(RangeParameters):
     """Observes tensors, owns an encoding, and maps tensors onto the grid of its format.
 
-    Invariants:
-        * A range parameter that was never set holds NaN; that is what *uninitialised* means, so it survives
-          state_dict, deep copy, pickling and moving between devices without any bookkeeping.
-        * Range parameters stay float32 whatever ``.half()`` or ``.to(dtype)`` does to the model.
-        * A range changes only when an observation ends normally, by `set_range`, `set_encodings`, a loaded
-          state_dict, or the optimizer; never by a failed calibration.
+    Invariant: a range changes only when an observation ends normally, by `set_range`, `set_encodings`, a loaded
+    state_dict, or the optimizer; never by a failed calibration.
 
     Args:
         encoding_analyzer: Turns observed statistics into a range; ``None`` for quantizers that need no calibration.
     """
-
-    needs_calibration: ClassVar[bool] = True
-    """Whether the quantizer has to see data (or be given a range) before it can be used."""
 
     encoding_analyzer: EncodingAnalyzer | None
 
@@ -75,11 +67,6 @@ class QuantizerBase(nn.Module):
         super().__init__()
         self.encoding_analyzer = encoding_analyzer
         self.samples_seen = 0
-        self._range_parameter_names: tuple[str, ...] = ()
-        self._initialized = not self.needs_calibration
-        self._overwrite_allowed = True
-        self._observation_depth = 0
-        self._derived: Any = None
 
     # ---------------------------------------------------------------- what a subclass provides
 
@@ -134,7 +121,7 @@ class QuantizerBase(nn.Module):
 
     # ---------------------------------------------------------------- use
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's and AIMET's name for it)
+    def forward(self, input: Tensor) -> Tensor:
         """Maps ``input`` onto the grid, or observes it and passes it through inside `compute_encodings`.
 
         Raises:
@@ -156,19 +143,6 @@ class QuantizerBase(nn.Module):
         if not self._initialized and not self.is_initialized():
             return self._without_range(x)
         return self.map_to_grid(x, owned=True)
-
-    def is_initialized(self) -> bool:
-        """Whether the range was calibrated, set or loaded."""
-        if self._initialized:
-            return True
-        if torch.compiler.is_compiling():
-            return False
-        for name in self._range_parameter_names:
-            values = self._range_parameter(name)
-            if values.is_meta or bool(torch.isnan(values.detach()).any()):
-                return False
-        self._initialized = True
-        return True
 
     def _without_range(self, x: Tensor) -> Tensor:
         if x.numel() == 0:
@@ -305,126 +279,3 @@ class QuantizerBase(nn.Module):
     def is_frozen(self) -> bool:
         """Whether neither calibration nor training may change the range."""
         return not self._overwrite_allowed and not any(parameter.requires_grad for parameter in self.parameters())
-
-    # ---------------------------------------------------------------- range parameters and persistence
-
-    def register_range_parameter(self, name: str, shape: Sequence[int], *, learnable: bool = True) -> None:
-        """Adds a float32 tensor of ``shape`` that calibration sets: a Parameter if ``learnable``, else a buffer.
-
-        Args:
-            name: Attribute name.
-            shape: Shape of the tensor.
-            learnable: Whether an optimizer may train it.
-        """
-        values = torch.full(tuple(shape), math.nan, dtype=torch.float32)
-        if learnable:
-            self.register_parameter(name, nn.Parameter(values))
-        else:
-            self.register_buffer(name, values)
-        self._range_parameter_names = (*self._range_parameter_names, name)
-
-    @torch.no_grad()
-    def assign_range_parameters(self, **values: Tensor) -> None:
-        """Copies finite values into range parameters; all of them or, if one is wrong, none.
-
-        Raises:
-            ConfigurationError: If a value is NaN or infinite or does not broadcast to its parameter's shape.
-        """
-        checked: list[tuple[Tensor, Tensor]] = []
-        for name, value in values.items():
-            target = self._range_parameter(name)
-            source = torch.as_tensor(value, dtype=torch.float32).to(target.device)
-            location = f"{type(self).__name__}.{name}"
-            if not (source.is_meta or bool(torch.isfinite(source).all())):
-                raise ConfigurationError(
-                    "the range must be finite", where=location, got=f"{source.detach().flatten()[:4].tolist()}"
-                )
-            try:
-                checked.append((target, source.expand(target.shape)))
-            except RuntimeError:
-                raise ConfigurationError(
-                    "the value does not fit the quantizer",
-                    where=location,
-                    got=f"shape {tuple(source.shape)}",
-                    expected=f"shape {tuple(target.shape)} or one that broadcasts to it",
-                    fix="pass one value per set of parameters, or make the quantizer with another shape",
-                ) from None
-        for target, source in checked:
-            target.copy_(source)
-        self._forget_derived()
-
-    def _range_parameter(self, name: str) -> Tensor:
-        values = self._parameters.get(name)
-        if values is None:
-            values = self._buffers.get(name)
-        if values is None:
-            raise AttributeError(f"{type(self).__name__} has no range parameter {name!r}")
-        return values
-
-    def _forget_derived(self) -> None:
-        """Drops what was derived from the range parameters (scale, offset); they are derived again when needed."""
-        self._derived = None
-
-    def persistent_settings(self) -> dict[str, Any]:
-        """Returns what besides the range parameters defines the quantizer, as JSON values; goes into state_dict."""
-        return {"overwrite_allowed": self._overwrite_allowed}
-
-    def restore_settings(self, settings: Mapping[str, Any]) -> None:
-        """Takes over what `persistent_settings` returned; unknown or missing entries are ignored."""
-        self._overwrite_allowed = bool(settings.get("overwrite_allowed", self._overwrite_allowed))
-
-    def get_extra_state(self) -> Tensor:
-        """Returns the settings as JSON bytes in a uint8 tensor, so that safetensors can hold a state_dict too."""
-        return torch.tensor(list(json.dumps(self.persistent_settings()).encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Restores what `get_extra_state` returned; AIMET's dictionary of tensors is understood as well."""
-        if isinstance(state, Tensor):
-            if state.is_meta or state.numel() == 0:
-                return
-            settings: Mapping[str, Any] = json.loads(bytes(state.to(torch.uint8).tolist()))
-        elif isinstance(state, Mapping):
-            settings = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in state.items()}
-        else:
-            raise ConfigurationError(
-                "the saved state cannot be read",
-                where=f"{type(self).__name__}._extra_state",
-                got=type(state).__name__,
-                expected="a tensor written by quantsim or a dictionary written by AIMET",
-            )
-        self.restore_settings(settings)
-        self._forget_derived()
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        extra_key = f"{prefix}_extra_state"
-        if extra_key in missing_keys:  # written by something that stores tensors only: the settings stay as they are
-            missing_keys.remove(extra_key)
-        self._forget_derived()
-        if self.needs_calibration and any(f"{prefix}{name}" in state_dict for name in self._range_parameter_names):
-            self._initialized = False
-            self.is_initialized()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(keep_dtype, recurse)
-        self._forget_derived()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy starts outside of any observation and derives its scale anew.
-        return {**self.__dict__, "_derived": None, "_observation_depth": 0}

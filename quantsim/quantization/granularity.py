@@ -29,9 +29,7 @@ __all__ = [
 ]
 
 
-def shape_for(
-    granularity: Granularity, tensor_shape: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+def shape_for(granularity: Granularity, tensor_shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Returns the ``shape`` and ``block_size`` of a quantizer of that granularity for tensors of ``tensor_shape``.
 
     Args:
@@ -43,7 +41,11 @@ def shape_for(
         ConfigurationError: If the granularity has no fixed shape (per token).
 
     Example:
-        >>> shape_for(PerChannel(0), (10, 5)), shape_for(PerBlock(1, 32), (8, 64)), shape_for(PerTensor(), (8, 64))
+        >>> (
+        ...     shape_for(PerChannel(0), (10, 5)),
+        ...     shape_for(PerBlock(1, 32), (8, 64)),
+        ...     shape_for(PerTensor(), (8, 64)),
+        ... )
         (((10, 1), None), ((8, 2), (1, 32)), ((), None))
     """
     lengths = tuple(tensor_shape)
@@ -76,7 +78,7 @@ def shape_for(
 
 
 def granularity_of(shape: Sequence[int], block_size: Sequence[int] | None) -> Granularity:
-    """Returns the granularity of a quantizer; the inverse of `shape_for` for tensors of as many dimensions as ``shape``.
+    """Returns the granularity of a quantizer; inverts `shape_for` where dimensions correspond.
 
     Args:
         shape: Shape of the parameters.

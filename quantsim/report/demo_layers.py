@@ -137,7 +137,10 @@ class LayerCollector:
                     parameters=sum(parameter.numel() for module, _ in pairs for parameter in module.parameters()),
                 )
             )
-        return tuple(sorted(rows, key=lambda row: (-row.weights, -row.activations, -row.parameters, row.op)))
+        # Without parameters or quantizers (dropout, reshapes, activation functions) there is nothing to count; those
+        # that compute are listed as left in floating point.
+        counted = [row for row in rows if row.parameters or row.weights or row.activations]
+        return tuple(sorted(counted, key=lambda row: (-row.weights, -row.activations, -row.parameters, row.op)))
 
     def _unquantized(self, run: SimulationRun) -> tuple[UnquantizedRow, ...]:
         coverage = run.simulation.coverage

@@ -28,10 +28,10 @@ def active_quantizers(module: BaseQuantizationMixin) -> Iterator[tuple[str, Quan
     """
     for kind, quantizers in (("input", module.input_quantizers), ("output", module.output_quantizers)):
         for index, quantizer in enumerate(quantizers):
-            if quantizer is not None:
+            if isinstance(quantizer, QuantizerBase):
                 yield f"{kind} {index}", quantizer
     for name, quantizer in module.param_quantizers.items():
-        if quantizer is not None:
+        if isinstance(quantizer, QuantizerBase):
             yield name, quantizer
 
 

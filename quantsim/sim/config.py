@@ -63,6 +63,8 @@ class AnalyzerKind(StrEnum):
     PERCENTILE = "percentile"
     SQNR = "sqnr"
     MSE = "mse"
+    EXACT_MSE = "exact_mse"
+    """Squared error of the values themselves instead of their histogram; for weights."""
     TOKEN_MSE = "token_mse"
     """Squared error relative to each token's energy; for activations."""
     ENTROPY = "entropy"
@@ -94,8 +96,8 @@ class AnalyzerSetting(_Setting):
             raise ValueError(f"percentile={self.percentile} is only for kind 'percentile', not {self.kind.value!r}")
         if self.candidates is not None and self.kind not in (AnalyzerKind.MSE, AnalyzerKind.SQNR):
             raise ValueError(f"candidates={self.candidates} is only for kinds 'mse' and 'sqnr', not {self.kind.value!r}")
-        if self.num_bins is not None and self.kind is AnalyzerKind.MIN_MAX:
-            raise ValueError("num_bins is for analyzers that keep a histogram; 'min_max' keeps none")
+        if self.num_bins is not None and self.kind in (AnalyzerKind.MIN_MAX, AnalyzerKind.EXACT_MSE):
+            raise ValueError(f"num_bins is for analyzers that keep a histogram; {self.kind.value!r} keeps none")
         return self
 
 

@@ -19,7 +19,7 @@ from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, FloatSetting, Gra
 
 __all__ = ["PRESETS", "fp8_e4m3", "preset", "preset_names", "w4a8", "w4a8_dynamic", "w4a16_g32", "w8a8", "w8a8_dynamic"]
 
-_MSE: Final = AnalyzerSetting(kind=AnalyzerKind.MSE)
+_EXACT_MSE: Final = AnalyzerSetting(kind=AnalyzerKind.EXACT_MSE)
 _TOKEN_MSE: Final = AnalyzerSetting(kind=AnalyzerKind.TOKEN_MSE)
 
 
@@ -34,7 +34,7 @@ def w8a8() -> SimulationConfig:
     return SimulationConfig(
         name="w8a8",
         description="int8 weights per channel, 8-bit activations per tensor, ranges fixed by calibration",
-        weights=IntegerSetting(bits=8, granularity=GranularityKind.CHANNEL, analyzer=_MSE),
+        weights=IntegerSetting(bits=8, granularity=GranularityKind.CHANNEL, analyzer=_EXACT_MSE),
         activations=IntegerSetting(bits=8, symmetric=False, analyzer=_TOKEN_MSE),
     )
 
@@ -49,7 +49,7 @@ def w8a8_dynamic() -> SimulationConfig:
     return SimulationConfig(
         name="w8a8_dynamic",
         description="int8 weights per channel, 8-bit activations per token with run-time scales",
-        weights=IntegerSetting(bits=8, granularity=GranularityKind.CHANNEL, analyzer=_MSE),
+        weights=IntegerSetting(bits=8, granularity=GranularityKind.CHANNEL, analyzer=_EXACT_MSE),
         activations=IntegerSetting(bits=8, symmetric=False, granularity=GranularityKind.TOKEN, dynamic=True),
     )
 
@@ -106,13 +106,13 @@ def fp8_e4m3() -> SimulationConfig:
     return SimulationConfig(
         name="fp8_e4m3",
         description="e4m3fn weights in groups of 32, e4m3fn activations per token with run-time scales",
-        weights=FloatSetting(format="e4m3fn", granularity=GranularityKind.BLOCK, block_size=32, analyzer=_MSE),
+        weights=FloatSetting(format="e4m3fn", granularity=GranularityKind.BLOCK, block_size=32, analyzer=_EXACT_MSE),
         activations=FloatSetting(format="e4m3fn", granularity=GranularityKind.TOKEN, dynamic=True),
     )
 
 
 def _four_bit_groups() -> IntegerSetting:
-    return IntegerSetting(bits=4, symmetric=False, granularity=GranularityKind.BLOCK, block_size=32, analyzer=_MSE)
+    return IntegerSetting(bits=4, symmetric=False, granularity=GranularityKind.BLOCK, block_size=32, analyzer=_EXACT_MSE)
 
 
 PRESETS: Final[Mapping[str, Callable[[], SimulationConfig]]] = MappingProxyType(

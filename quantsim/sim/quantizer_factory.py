@@ -10,8 +10,10 @@ from torch import Tensor
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine, analyzers
+from quantsim.quantization import float as float_quantization
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, GranularityKind, IntegerSetting, QuantizerSetting
+from quantsim.sim.exact_mse import ExactMseEncodingAnalyzer
 from quantsim.sim.token_mse import TokenMseEncodingAnalyzer
 
 __all__ = ["activation_quantizer", "parameter_quantizer", "quantizer_from_encoding"]
@@ -31,8 +33,14 @@ _IMAGE_DIMS = {"conv1d": 2, "conv2d": 3, "conv3d": 4, "conv_transpose1d": 2, "co
 
 
 def _analyzer(
-    setting: AnalyzerSetting, shape: tuple[int, ...], block_size: tuple[int, ...] | None, token_dims: int
+    setting: AnalyzerSetting,
+    grid: IntFormat | FloatFormat,
+    shape: tuple[int, ...],
+    block_size: tuple[int, ...] | None,
+    token_dims: int,
 ) -> analyzers.EncodingAnalyzer:
+    if setting.kind is AnalyzerKind.EXACT_MSE:
+        return ExactMseEncodingAnalyzer(shape, grid, block_size=block_size)
     arguments: dict[str, Any] = {}
     if setting.kind is AnalyzerKind.TOKEN_MSE:
         arguments["token_dims"] = token_dims
@@ -55,11 +63,13 @@ def _build(
     group_axis: int = -1,
     token_dims: int = 1,
 ) -> QuantizerBase:
-    analyzer = _analyzer(setting.analyzer, shape, block_size, token_dims)
+    grid = (
+        IntFormat.from_bits(setting.bits, signed=setting.symmetric)
+        if isinstance(setting, IntegerSetting)
+        else float_format(setting.format)
+    )
+    analyzer = _analyzer(setting.analyzer, grid, shape, block_size, token_dims)
     if not isinstance(setting, IntegerSetting):
-        from quantsim.quantization import float as float_quantization
-
-        grid = float_format(setting.format)
         return float_quantization.FloatQuantizeDequantize(
             format=grid, shape=shape, block_size=block_size, encoding_analyzer=analyzer
         )
@@ -143,8 +153,6 @@ def activation_quantizer(setting: QuantizerSetting, *, op: str | None = None, wh
         return _build(setting, (), None, token_dims=_IMAGE_DIMS.get(op or "", 1))
     if isinstance(setting, IntegerSetting):
         return affine.DynamicQuantizeDequantize(setting.bits, setting.symmetric)
-    from quantsim.quantization import float as float_quantization
-
     return float_quantization.DynamicFloatQuantizeDequantize(format=float_format(setting.format))
 
 
@@ -160,14 +168,10 @@ def quantizer_from_encoding(encoding: Encoding) -> QuantizerBase:
         case AffineEncoding():
             return affine.QuantizeDequantize.from_encodings(encoding)
         case FloatEncoding():
-            from quantsim.quantization import float as float_quantization
-
             return float_quantization.FloatQuantizeDequantize.from_encodings(encoding)
         case DynamicEncoding(format=IntFormat()):
             return affine.DynamicQuantizeDequantize.from_encodings(encoding)
         case DynamicEncoding(format=FloatFormat()):
-            from quantsim.quantization import float as float_quantization
-
             return float_quantization.DynamicFloatQuantizeDequantize.from_encodings(encoding)
     raise ConfigurationError(
         "no quantizer holds such an encoding",

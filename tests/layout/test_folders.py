@@ -91,7 +91,7 @@ def _only_re_exports(statement: ast.stmt) -> bool:
         case ast.FunctionDef(name=name):
             return name in {"__getattr__", "__dir__"}
         case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body, orelse=[]):
-            return all(isinstance(inner, ast.Import | ast.ImportFrom) for inner in body)
+            return all(isinstance(inner, ast.Import | ast.ImportFrom | ast.AnnAssign) for inner in body)
         case _:
             return False
 
@@ -142,8 +142,10 @@ def test_all_files_postpone_annotations() -> None:
 # --- tests mirror sources --------------------------------------------------------------------------------------------
 def _source_stems(folder: Path) -> set[str]:
     """Names a test beside `folder`'s mirror may carry: its modules, its sub-packages, and its own name."""
-    modules = {path.stem.lstrip("_") for path in folder.glob("*.py") if path.name != "__init__.py"}
-    return modules | {path.parent.name.lstrip("_") for path in folder.glob("*/__init__.py")} | {folder.name}
+    modules = {path.stem for path in folder.glob("*.py") if path.name != "__init__.py"}
+    packages = {path.parent.name for path in folder.glob("*/__init__.py")} | {folder.name, "package"}
+    # test_x.py and test__x.py both mirror a private _x.py.
+    return {name for stem in modules | packages for name in (stem, stem.lstrip("_"))}
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))

@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("triton", "transformers", "matplotlib", "typer", "rich")
 SECONDS_BEYOND_TORCH = 0.5
-# Timing a process on a busy machine only ever adds; the least of a few runs is the nearest to the truth.
+# An import computes and hardly waits, so its processor time is what it takes on an idle machine. What noise is left
+# (shared caches) only ever adds: the least of a few runs is the nearest to the truth.
 ROUNDS = 6
 
 
@@ -50,8 +51,10 @@ def test_transformers_does_not_take_our_folder_for_the_kernels_package() -> None
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_import_loads_nothing_heavy() -> None:
-    code = f"import json, sys, quantsim; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+# The package alone is lazy; its two main parts are what a user really waits for.
+@pytest.mark.parametrize("imported", ["quantsim", "quantsim.nn, quantsim.sim"])
+def test_import_loads_nothing_heavy(imported: str) -> None:
+    code = f"import json, sys, {imported}; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     baseline = f"import json, sys, torch; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     done, torch_alone = run_python(code), run_python(baseline)
     assert done.returncode == 0, done.stderr
@@ -59,7 +62,7 @@ def test_import_loads_nothing_heavy() -> None:
     assert ours == set()
 
 
-@pytest.mark.parametrize("package", ["quantsim", "quantsim_kernels", "quantsim_encodings"])
+@pytest.mark.parametrize("package", ["quantsim.nn, quantsim.sim", "quantsim_kernels", "quantsim_encodings"])
 def test_import_says_nothing(package: str) -> None:
     done = run_python(f"import torch, warnings; warnings.simplefilter('error'); import {package}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -88,12 +91,13 @@ assert before == state()
     assert done.returncode == 0, done.stderr
 
 
-def test_import_is_quick() -> None:
-    code = """
+@pytest.mark.parametrize("imported", ["quantsim", "quantsim.nn, quantsim.sim"])
+def test_import_is_quick(imported: str) -> None:
+    code = f"""
 import time, torch
-start = time.perf_counter()
-import quantsim
-print(time.perf_counter() - start)
+start = time.process_time()
+import {imported}
+print(time.process_time() - start)
 """
     seconds: list[float] = []
     for _ in range(ROUNDS):
@@ -102,4 +106,4 @@ print(time.perf_counter() - start)
         seconds.append(float(done.stdout))
         if min(seconds) <= SECONDS_BEYOND_TORCH:
             break
-    assert min(seconds) <= SECONDS_BEYOND_TORCH, f"import quantsim took {min(seconds):.2f} s beyond torch"
+    assert min(seconds) <= SECONDS_BEYOND_TORCH, f"import {imported} took {min(seconds):.2f} s beyond torch"

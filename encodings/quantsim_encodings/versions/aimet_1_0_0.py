@@ -206,8 +206,10 @@ def _encode_one(encoding: Encoding, path: str, report: LossReport) -> dict[str, 
     if isinstance(encoding, GroupedBlockEncoding):
         if not encoding.symmetric or encoding.offset.any() or encoding.zero_point_shift or not encoding.format.signed:
             report.refuse(path, "is LPBQ that is not symmetric and signed, which cannot be held")
-        if not blocks:
+        if layout.axis is None or not blocks:
             report.refuse(path, f"is LPBQ with {encoding.granularity}, expected blocks along one axis")
+        elif encoding.per_channel_scale.shape[layout.axis] != 1:
+            report.refuse(path, "is LPBQ with several groups in a channel, which cannot be held")
         return _encode_lpbq(encoding, layout.block_size)
     shift = {"zero_point_shift": [encoding.zero_point_shift] * offsets.size} if encoding.zero_point_shift else {}
     return {

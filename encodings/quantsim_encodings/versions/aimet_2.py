@@ -263,18 +263,20 @@ def _decode_nested(item: NestedEncoding21, path: str, problems: ProblemCollector
     scale = item.y_scale
     integers, channels = np.asarray(scale.x), np.asarray(scale.x_scale)
     if scale.input_dtype is not None:
-        problems.add(child(path, "y_scale.input_dtype"), "is not expected for LPBQ")
+        problems.add(child(child(path, "y_scale"), "input_dtype"), "is not expected for LPBQ")
         return None
     if integers.dtype.kind not in "iu":
-        problems.add(child(path, "y_scale.x"), "got numbers with a fraction, expected integers for LPBQ")
+        problems.add(child(child(path, "y_scale"), "x"), "got numbers with a fraction, expected integers for LPBQ")
         return None
     rank = integers.ndim
     if channels.ndim != 1 or scale.axis is None or not -rank <= scale.axis < rank:
-        problems.add(child(path, "y_scale.axis"), f"got {show(scale.axis)}, expected the channels' axis in x")
+        problems.add(child(child(path, "y_scale"), "axis"), f"got {show(scale.axis)}, expected the channels' axis in x")
         return None
     expected = integers.shape[scale.axis]
     if channels.size != expected:
-        problems.add(child(path, "y_scale.x_scale"), f"got {channels.size} scales, expected {expected} as in x")
+        problems.add(
+            child(child(path, "y_scale"), "x_scale"), f"got {channels.size} scales, expected {expected} as in x"
+        )
         return None
     shape = [1] * rank
     shape[scale.axis] = expected
@@ -286,10 +288,10 @@ def _decode_nvfp4(item: NestedEncoding21, path: str, problems: ProblemCollector)
     layout = _layout(item, scale.shape, path, problems)
     if item.y_scale.input_dtype != "float8e4m3fn":
         got = show(item.y_scale.input_dtype)
-        problems.add(child(path, "y_scale.input_dtype"), f"got {got}, expected 'float8e4m3fn' for NVFP4")
+        problems.add(child(child(path, "y_scale"), "input_dtype"), f"got {got}, expected 'float8e4m3fn' for NVFP4")
         return None
     if tensor_scale.ndim or item.y_scale.axis is not None:
-        problems.add(child(path, "y_scale.x_scale"), "got an array or an axis, expected one scale for NVFP4")
+        problems.add(child(child(path, "y_scale"), "x_scale"), "got an array or an axis, expected one scale for NVFP4")
         return None
     if layout is None:
         return None

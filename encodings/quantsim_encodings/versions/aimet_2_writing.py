@@ -146,6 +146,9 @@ def _grouped(
         report.refuse(path, f"is LPBQ with {encoding.granularity}, expected blocks along one axis")
         return None
     integers, channels = encoding.per_block_int_scale, encoding.per_channel_scale
+    if channels.shape[layout.axis] != 1:
+        report.refuse(path, "is LPBQ with several groups in a channel, which cannot be held")
+        return None
     if version is EncodingsVersion.AIMET_2_0_0:
         return {
             **_placed(layout),
@@ -164,7 +167,7 @@ def _grouped(
 def _channel_axis(shape: tuple[int, ...], block_axis: int, rank: int) -> int | None:
     """Negative axis of the channels, as AIMET counts it there; with one channel, the first that is not cut."""
     long = [axis - len(shape) for axis, size in enumerate(shape) if size > 1]
-    if len(long) > 1 or len(shape) > rank:
+    if len(long) > 1:
         return None
     free = [axis for axis in range(-rank, 0) if axis % rank != block_axis % rank]
     return long[0] if long else free[0] if free else None

@@ -109,7 +109,8 @@ def encode(document: EncodingsDocument, report: LossReport, parameters: Collecti
         if key in section:
             report.refuse(path, "is described twice")
         section[key] = value
-    header = {} if document.declared_version is None else {"version": document.declared_version}
+    # Without activations a version would make the file look like one by tensor name.
+    header = {"version": document.declared_version} if activations and document.declared_version else {}
     excluded = {"excluded_layers": list(document.excluded_layers)} if document.excluded_layers or header else {}
     return {
         **producer_json(document),

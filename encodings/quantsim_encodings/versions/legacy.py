@@ -97,13 +97,13 @@ def _affine(items: list[LegacyIntEncoding], path: str, problems: ProblemCollecto
         )
         minimum, maximum = legacy_range(encoding)
         for index, item in enumerate(items):
-            for field, expected in (("min", minimum[index]), ("max", maximum[index])):
-                got = getattr(item, field)
+            for field, limits in (("min", minimum), ("max", maximum)):
+                got, expected = getattr(item, field), float(limits[index])
                 tolerance = max(RANGE_TOLERANCE * item.scale, 1e-5 * abs(expected))
                 if not abs(got - expected) <= tolerance:
                     problems.add(
                         child(child(path, index), field),
-                        f"got {got!r}, expected {float(expected)!r} from scale, offset and bitwidth",
+                        f"got {got!r}, expected {expected!r} from scale, offset and bitwidth",
                     )
         return encoding
     return None

@@ -29,6 +29,10 @@ def _flaw(suffix: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("number_array", "{reason}", {"reason": message, "suffix": suffix})
 
 
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
 def _check_numbers(value: Any, allowed: frozenset[type], expected: str, suffix: str = "") -> None:
     """Requires a list of numbers only; bool is no number although it is an int to Python."""
     if not isinstance(value, list):
@@ -36,7 +40,7 @@ def _check_numbers(value: Any, allowed: frozenset[type], expected: str, suffix: 
     if set(map(type, value)) <= allowed:
         return
     index = next(index for index, item in enumerate(value) if type(item) not in allowed)
-    raise _flaw(f"{suffix}[{index}]", f"got {show(value[index])}, expected a {expected}")
+    raise _flaw(f"{suffix}[{index}]", f"got {show(value[index])}, expected {_article(expected)}")
 
 
 def _check_nested(value: Any, allowed: frozenset[type], expected: str) -> Any:
@@ -53,7 +57,7 @@ def _check_nested(value: Any, allowed: frozenset[type], expected: str) -> Any:
     if len(shape) > MAX_RANK:
         raise _flaw("", f"got an array of {len(shape)} dimensions, expected at most {MAX_RANK}")
     if not shape:
-        raise _flaw("", f"got {show(value)}, expected a {expected} or an array of them")
+        raise _flaw("", f"got {show(value)}, expected {_article(expected)} or an array of them")
     _check_rows(value, tuple(shape), allowed, expected, "")
     return value
 
@@ -126,6 +130,15 @@ def validate_model(model: type[ModelType], data: Any, problems: ProblemCollector
     return None
 
 
+# Pydantic speaks of Python types here.
+_JSON_TYPES = {
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "an array",
+}
+
+
 def _has_step(value: Any, step: str | int) -> bool:
     if isinstance(value, dict):
         return isinstance(step, str) and step in value
@@ -149,6 +162,8 @@ def _problem(details: ErrorDetails, data: Any) -> tuple[str, str]:
     if details["type"] == "number_array":
         context = details.get("ctx", {})
         return path + context["suffix"], context["reason"]
+    if details["type"] in _JSON_TYPES:
+        return path, f"got {show(details['input'])}, expected {_JSON_TYPES[details['type']]}"
     expected = details["msg"].removeprefix("Input should be ")
     if expected == details["msg"]:
         return path, f"got {show(details['input'])}: {expected}"

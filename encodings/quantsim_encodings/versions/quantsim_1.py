@@ -58,7 +58,7 @@ _TYPES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
 _KINDS: Final = MappingProxyType({cls: kind for kind, cls in _TYPES.items()})
 
 
-class _FlawError(ValueError):
+class _FlawError(Exception):
     """A problem below an entry, with the rest of its path."""
 
     def __init__(self, path: str, message: str) -> None:

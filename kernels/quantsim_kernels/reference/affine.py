@@ -365,7 +365,7 @@ def quantize(
     qmax: int,
     block_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """Integer codes ``q = clamp(rint(x / s) - o, qmin, qmax)``, held in the dtype of ``x``.
+    """Integer codes ``q = clamp(rint(x / s) - o, qmin, qmax)``, held in the dtype of ``x``; never -0.
 
     Gradients (rounding straight through): ``dx = g / s``, ``ds = -g * x / s**2``, ``do = -g``, each where
     ``qmin <= rint(x / s) - o <= qmax``, else 0.
@@ -394,7 +394,8 @@ def quantize(
     rounded = round_straight_through(values / scale)
     if offset is not None:
         rounded = rounded - offset
-    return rounded.clamp(qmin, qmax).to(x.dtype).reshape(x.shape)
+    # The sum with 0 turns the -0 that rounding leaves into 0: integers have no -0.
+    return (rounded.clamp(qmin, qmax) + 0.0).to(x.dtype).reshape(x.shape)
 
 
 def dequantize(
@@ -420,7 +421,7 @@ def dequantize(
     # Half precision holds neither large codes nor most scales: one rounding at the end instead of three.
     internal = torch.promote_types(dtype, torch.float32)
     values, scale, offset = _operands(q, scale, offset, block_size, internal)
-    # The sum with 0 is no idle step: it turns the -0 that rounding leaves into 0, which is what integers hold.
+    # Without an offset the sum with 0 still turns -0 into 0.
     return ((values + (0.0 if offset is None else offset)) * scale).to(dtype).reshape(q.shape)
 
 

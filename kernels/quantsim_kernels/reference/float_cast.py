@@ -47,7 +47,7 @@ def exponent_range(format: FloatFormat) -> tuple[int, int]:
         >>> exponent_range(float_format("e4m3fn")), exponent_range(float_format("fp16"))
         ((-6, 8), (-14, 15))
     """
-    return math.frexp(format.min_normal)[1] - 1, math.frexp(format.max)[1] - 1
+    return format.min_exponent, format.max_exponent
 
 
 def check_format(format: FloatFormat, dtype: torch.dtype, saturate: bool) -> None:

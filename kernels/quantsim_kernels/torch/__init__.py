@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from quantsim_kernels.torch import affine
+from quantsim_kernels.torch import affine, float_cast
 
-__all__ = ["affine"]
+__all__ = ["affine", "float_cast"]

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-__all__ = ["BACKWARD_PIECE_ELEMENTS", "PIECE_ELEMENTS", "WHOLE_ELEMENTS", "aligned_views", "pieces"]
+__all__ = ["BACKWARD_PIECE_ELEMENTS", "PIECE_ELEMENTS", "WHOLE_ELEMENTS", "aligned_views", "apply_in_pieces", "pieces"]
+
+
+class Step(Protocol):
+    """An element-wise chain: from ``source`` and the parameters that broadcast to it into ``out`` (or a new tensor)."""
+
+    def __call__(self, source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None, /) -> Tensor: ...
+
 
 PIECE_ELEMENTS = 2**20
 """Elements of one piece: 4 MiB of float32; smaller pieces cost more in calls than they save."""
@@ -67,9 +76,10 @@ def aligned_views(
 
 
 def pieces(
-    tensors: Sequence[Tensor], parameters: Sequence[Tensor | None], elements: int = PIECE_ELEMENTS
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor | None], elements: int | None = None
 ) -> Iterator[tuple[list[Tensor], list[Tensor | None]]]:
     """Matching slices of what :func:`aligned_views` returned, of about ``elements`` elements each."""
+    elements = PIECE_ELEMENTS if elements is None else elements
     shape = tensors[0].shape
     if tensors[0].numel() <= elements or not shape:
         yield list(tensors), list(parameters)
@@ -90,3 +100,47 @@ def pieces(
             [tensor.narrow(0, start, length) for tensor in tensors],
             [p if p is None or p.shape[0] == 1 else p.narrow(0, start, length) for p in parameters],
         )
+
+
+def apply_in_pieces(
+    step: Step,
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    view: Sequence[int],
+    *,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+    inplace: bool = False,
+) -> Tensor:
+    """Run ``step`` over ``x``, whole or in pieces.
+
+    Args:
+        step: what is computed; gets pieces in ``dtype``.
+        x: the tensor.
+        parameters: tensors in ``dtype`` that broadcast to ``view`` (or ``None``).
+        view: the shape in which they broadcast.
+        dtype: dtype of the computation.
+        out_dtype: dtype of the result.
+        inplace: write over ``x`` (then ``out_dtype`` is its dtype).
+
+    Returns:
+        A tensor in the shape and memory format of ``x``, or ``x``.
+    """
+    out = x if inplace else torch.empty_like(x, dtype=out_dtype)
+    converts = x.dtype is not dtype or out_dtype is not dtype
+    aligned = aligned_views((x, out), parameters, view) if x.numel() > WHOLE_ELEMENTS else None
+    if aligned is None:
+        if converts:
+            out.view(view).copy_(step(x.view(view).to(dtype), parameters, None))
+        else:
+            step(x.view(view), parameters, out.view(view))
+        return out
+    scratch = torch.empty(2 * PIECE_ELEMENTS, dtype=dtype) if converts else None
+    for (source, target), piece_parameters in pieces(*aligned):
+        if scratch is None:
+            step(source, piece_parameters, target)
+        else:
+            buffer = scratch[: source.numel()].view(source.shape)
+            buffer.copy_(source)
+            target.copy_(step(buffer, piece_parameters, buffer))
+    return out

@@ -17,13 +17,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
 from quantsim_kernels.reference import affine as reference
-from quantsim_kernels.torch._pieces import BACKWARD_PIECE_ELEMENTS, PIECE_ELEMENTS, WHOLE_ELEMENTS, aligned_views, pieces
+from quantsim_kernels.torch import _pieces
+from quantsim_kernels.torch._pieces import aligned_views, apply_in_pieces, pieces
 
-__all__ = ["dequantize", "dynamic_quantize_dequantize", "objection", "quantize", "quantize_dequantize"]
+__all__ = ["PLAIN_TENSORS", "dequantize", "dynamic_quantize_dequantize", "objection", "quantize", "quantize_dequantize"]
 
 # Adding 0 turns the -0 that rounding leaves into 0; a tensor operand is twice as cheap to pass as a Python number.
 _ZERO = torch.zeros((), device="cpu")
-_PLAIN_TENSORS = (Tensor, Parameter)
+PLAIN_TENSORS = (Tensor, Parameter)
+"""The types these kernels serve; subclasses may change what an op means."""
 # Up to here float32 is the dtype of the computation for float32 inputs (reference.computation_dtype).
 _FLOAT32_GRID = 2**20
 
@@ -32,15 +34,11 @@ def objection(x: Tensor, *operands: Any, zero_point_shift: float = 0.0, **argume
     """Why these kernels cannot run: they want an ordinary CPU tensor and a grid without a shift."""
     if not x.is_cpu:
         return "it serves CPU tensors only"
-    if type(x) not in _PLAIN_TENSORS:
+    if type(x) not in PLAIN_TENSORS:
         return f"it serves plain tensors only, not {type(x).__name__}"
     if zero_point_shift:
         return "it has no zero_point_shift"
     return None
-
-
-def _is_one_number(scale: Tensor, offset: Tensor | None) -> bool:
-    return scale.numel() == 1 and (offset is None or offset.numel() == 1)
 
 
 def _forbid_inplace_under_grad(inplace: bool) -> None:
@@ -64,73 +62,30 @@ def _grid_values(
     ``scalar`` is the scale as a Python number when it is one number; then the offset is folded into ``lo`` and ``hi``.
     """
     y = torch.div(x, s) if out is None else torch.div(x, s, out=out)
-    y.round_()
     if scalar is not None:
-        y.clamp_(lo, hi)
+        y.round_().clamp_(lo, hi)
         # One pass for the product and the sum with 0.
         return torch.add(_ZERO, y, alpha=scalar, out=y)
+    return _finish(y, s, o, lo, hi)
+
+
+def _finish(y: Tensor, s: Tensor, o: Tensor | None, lo: float, hi: float) -> Tensor:
+    """From the ratio ``y`` to the grid value, in place."""
     if o is None:
-        return y.clamp_(lo, hi).add_(_ZERO).mul_(s)
-    return y.sub_(o).clamp_(lo, hi).add_(o).mul_(s)
+        return y.round_().clamp_(lo, hi).add_(_ZERO).mul_(s)
+    return y.round_().sub_(o).clamp_(lo, hi).add_(o).mul_(s)
 
 
-def _codes(x: Tensor, s: Tensor, o: Tensor | None, lo: float, hi: float, scalar: None, out: Tensor | None) -> Tensor:
-    """Quantize of one piece."""
-    y = torch.div(x, s) if out is None else torch.div(x, s, out=out)
-    y.round_()
-    if o is not None:
-        y.sub_(o)
-    return y.clamp_(lo, hi)
-
-
-def _reals(q: Tensor, s: Tensor, o: Tensor | None, lo: float, hi: float, scalar: None, out: Tensor | None) -> Tensor:
-    """Dequantize of one piece."""
-    shift = _ZERO if o is None else o
-    y = torch.add(q, shift) if out is None else torch.add(q, shift, out=out)
-    return y.mul_(s)
-
-
-def _apply(
-    step: Any,
-    x: Tensor,
-    scale: Tensor,
-    offset: Tensor | None,
-    lo: float,
-    hi: float,
-    scalar: float | None,
-    block_size: Sequence[int] | None,
-    dtype: torch.dtype,
-    out_dtype: torch.dtype,
-    inplace: bool,
-) -> Tensor:
-    """Run ``step`` on ``x``, whole or in pieces, into a new tensor (or into ``x``)."""
+def _broadcast(
+    x: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequence[int] | None, dtype: torch.dtype
+) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
+    """The shape in which all broadcast, and scale and offset in it and in ``dtype``."""
     view, scale_view = reference.blocked_shapes(x.shape, scale.shape, block_size)
     s = scale.reshape(scale_view).to(dtype)
-    o = None
-    if offset is not None and scalar is None:
-        offset_blocks = block_size if block_size is not None and offset.dim() == len(block_size) else None
-        o = offset.reshape(reference.blocked_shapes(x.shape, offset.shape, offset_blocks)[1]).to(dtype)
-    out = x if inplace else torch.empty_like(x, dtype=out_dtype)
-    converts = x.dtype is not dtype or out_dtype is not dtype
-    aligned = aligned_views((x, out), (s, o), view) if x.numel() > WHOLE_ELEMENTS else None
-    if aligned is None:
-        whole = x.view(view)
-        target = out.view(view)
-        if converts:
-            target.copy_(step(whole.to(dtype), s, o, lo, hi, scalar, None))
-        else:
-            step(whole, s, o, lo, hi, scalar, target)
-        return out
-    scratch = torch.empty(2 * PIECE_ELEMENTS, dtype=dtype) if converts else None
-    for (source, target), (s_piece, o_piece) in pieces(*aligned):
-        assert s_piece is not None
-        if scratch is None:
-            step(source, s_piece, o_piece, lo, hi, scalar, target)
-        else:
-            buffer = scratch[: source.numel()].view(source.shape)
-            buffer.copy_(source)
-            target.copy_(step(buffer, s_piece, o_piece, lo, hi, scalar, buffer))
-    return out
+    if offset is None:
+        return view, s, None
+    offset_blocks = block_size if block_size is not None and offset.dim() == len(block_size) else None
+    return view, s, offset.reshape(reference.blocked_shapes(x.shape, offset.shape, offset_blocks)[1]).to(dtype)
 
 
 def _forward(
@@ -149,23 +104,33 @@ def _forward(
     lo: float = qmin
     hi: float = qmax
     scalar: float | None = None
-    if scale.numel() == 1 and (offset is None or offset.numel() == 1):
+    small = block_size is None and x.dtype is dtype and scale.dim() <= x.dim() and x.numel() <= _pieces.WHOLE_ELEMENTS
+    # The scalar product must round as the reference's does: from the scale in the dtype of the computation.
+    if scale.numel() == 1 and dtype is scale.dtype and (offset is None or offset.numel() == 1):
+        scalar = scale.item()
         if offset is not None:
             shift = offset.item()
             lo, hi = lo + shift, hi + shift
-        # The product must round as the reference's does: from the scale in the dtype of the computation.
-        if dtype is scale.dtype:
-            scalar = scale.item()
-            if (
-                block_size is None
-                and x.dtype is dtype
-                and scale.dim() <= x.dim()
-                and x.numel() <= WHOLE_ELEMENTS
-            ):
-                return _grid_values(x, scale, None, lo, hi, scalar, x if inplace else None)
-        else:
-            lo, hi = float(qmin), float(qmax)
-    return _apply(_grid_values, x, scale, offset, lo, hi, scalar, block_size, dtype, x.dtype, inplace)
+        if small:
+            return _grid_values(x, scale, None, lo, hi, scalar, x if inplace else None)
+    elif small and not inplace and dtype is scale.dtype and (offset is None or offset.shape == scale.shape):
+        try:
+            y = torch.div(x, scale)
+        except RuntimeError:
+            y = scale
+        if y.shape == x.shape:
+            return _finish(y, scale, offset, lo, hi)
+        # Else the shapes do not fit, and the check below says how.
+    view, s, o = _broadcast(x, scale, offset, block_size, dtype)
+    if scalar is not None:
+        o = None
+
+    def step(source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
+        scale_piece, offset_piece = parameters
+        assert scale_piece is not None
+        return _grid_values(source, scale_piece, offset_piece, lo, hi, scalar, out)
+
+    return apply_in_pieces(step, x, (s, o), view, dtype=dtype, out_dtype=x.dtype, inplace=inplace)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,12 +138,11 @@ def _forward(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _sum_to(values: Tensor, shape: torch.Size) -> Tensor:
-    """``values`` summed to ``shape``, which has the same number of dimensions."""
-    if values.shape == shape:
-        return values
-    axes = [axis for axis, size in enumerate(shape) if size == 1]
-    return values.sum(dim=axes, keepdim=True) if axes else values
+def _sum_to(values: Tensor, parameter: Tensor) -> Tensor:
+    """``values`` summed to the shape of ``parameter``, which broadcasts to it."""
+    if parameter.numel() == 1:
+        return values.sum().reshape(parameter.shape)
+    return values.sum_to_size(parameter.shape)
 
 
 def _reference_backward(*arguments: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -198,63 +162,91 @@ def _backward(
     block_size: Sequence[int] | None,
     wants: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The formulas of ``reference.quantize_dequantize_backward``, piece by piece.
-
-    With the mask ``m`` as a float (1 inside, 0 outside): ``dx = g m``, ``e = c - m t`` is the factor of ``ds`` for both
-    cases at once (``c = t`` rounded inside, the clamped value outside), and ``g - dx`` is what is left for ``do``.
-    """
+    """The formulas of ``reference.quantize_dequantize_backward``, whole or piece by piece."""
     wants_x, wants_scale, wants_offset = wants
     dtype = reference.computation_dtype(x.dtype, qmin, qmax)
     if dtype is not torch.float32 and dtype is not torch.float64:
         return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
-    view, scale_view = reference.blocked_shapes(x.shape, scale.shape, block_size)
-    s = scale.reshape(scale_view).to(dtype)
-    o = None
-    if offset is not None:
-        offset_blocks = block_size if block_size is not None and offset.dim() == len(block_size) else None
-        o = offset.reshape(reference.blocked_shapes(x.shape, offset.shape, offset_blocks)[1]).to(dtype)
+    view, s, o = _broadcast(x, scale, offset, block_size, dtype)
     lo: float = qmin
     hi: float = qmax
     folded = o is not None and o.numel() == 1
     if o is not None and folded:
-        lo, hi = lo + o.item(), hi + o.item()
+        shift = o.item()
+        lo, hi = lo + shift, hi + shift
+    if x.numel() <= _pieces.WHOLE_ELEMENTS:
+        dx, ds, do = _backward_piece(
+            x.view(view).to(dtype), grad.reshape(view), None, s, o, lo, hi, folded, wants, (None, None, None)
+        )
+        return (
+            dx.view(x.shape).to(x.dtype) if wants_x else None,
+            None if ds is None else ds.reshape(scale.shape).to(scale.dtype),
+            None if do is None or offset is None else do.reshape(offset.shape).to(offset.dtype),
+        )
     dx = torch.empty_like(x)
     # Sums of many pieces are gathered in float64: they cost nothing and lose nothing.
-    ds = torch.zeros(s.shape, dtype=torch.float64)
-    do = torch.zeros(o.shape if o is not None else (), dtype=torch.float64)
-    aligned = aligned_views((x, grad, dx), (s, o, ds, do), view)
-    if aligned is None or any(a is not None and a.data_ptr() != b.data_ptr() for a, b in zip(aligned[1][2:], (ds, do))):
+    dscale = torch.zeros(s.shape, dtype=torch.float64)
+    doffset = torch.zeros(() if o is None else o.shape, dtype=torch.float64)
+    aligned = aligned_views((x, grad, dx), (s, o, dscale, doffset), view)
+    if aligned is None or any(
+        part is not None and part.data_ptr() != total.data_ptr()
+        for part, total in zip(aligned[1][2:], (dscale, doffset), strict=True)
+    ):
         return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
-    scratch = torch.empty((3, min(x.numel(), 2 * BACKWARD_PIECE_ELEMENTS)), dtype=dtype)
-    for (source, g, target), (s_piece, o_piece, ds_piece, do_piece) in pieces(*aligned, BACKWARD_PIECE_ELEMENTS):
-        assert s_piece is not None and ds_piece is not None and do_piece is not None
-        t, r, c = (buffer[: source.numel()].view(source.shape) for buffer in scratch)
-        if source.dtype is dtype:
-            torch.div(source, s_piece, out=t)
-        else:
-            t.copy_(source).div_(s_piece)
-        torch.round(t, out=r)
-        if o_piece is None or folded:
-            torch.clamp(r, lo, hi, out=c)
-        else:
-            torch.sub(r, o_piece, out=c).clamp_(lo, hi).add_(o_piece)
-        mask = r.eq_(c)
-        torch.mul(g, mask, out=target)
-        if wants_scale:
-            c.addcmul_(mask, t, value=-1).mul_(g)
-            ds_piece.add_(_sum_to(c, s_piece.shape))
-        if wants_offset:
-            assert o_piece is not None
-            outside = torch.sub(g, target, out=c)
-            if o_piece.shape == s_piece.shape:
-                do_piece.add_(_sum_to(outside, o_piece.shape) * s_piece)
-            else:
-                do_piece.add_(_sum_to(outside.mul_(s_piece), o_piece.shape))
+    scratch = torch.empty((3, min(x.numel(), 2 * _pieces.BACKWARD_PIECE_ELEMENTS)), dtype=dtype)
+    for (source, g, target), (s_piece, o_piece, ds_total, do_total) in pieces(*aligned, _pieces.BACKWARD_PIECE_ELEMENTS):
+        assert s_piece is not None and ds_total is not None and do_total is not None
+        buffers = tuple(buffer[: source.numel()].view(source.shape) for buffer in scratch)
+        if source.dtype is not dtype:
+            source = buffers[0].copy_(source)
+        _, ds, do = _backward_piece(source, g, target, s_piece, o_piece, lo, hi, folded, wants, buffers)
+        if ds is not None:
+            ds_total.add_(ds)
+        if do is not None:
+            do_total.add_(do)
     return (
         dx if wants_x else None,
-        ds.reshape(scale.shape).to(scale.dtype) if wants_scale else None,
-        do.reshape(offset.shape).to(offset.dtype) if offset is not None and wants_offset else None,
+        dscale.reshape(scale.shape).to(scale.dtype) if wants_scale else None,
+        doffset.reshape(offset.shape).to(offset.dtype) if offset is not None and wants_offset else None,
     )
+
+
+def _backward_piece(
+    x: Tensor,
+    g: Tensor,
+    dx: Tensor | None,
+    s: Tensor,
+    o: Tensor | None,
+    lo: float,
+    hi: float,
+    folded: bool,
+    wants: tuple[bool, bool, bool],
+    buffers: Sequence[Tensor | None],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of one piece, into ``dx`` and the buffers where given; ``folded``: the offset is in ``lo`` and ``hi``.
+
+    With the mask ``m`` as a float (1 inside, 0 outside): ``dx = g m``, ``e = c - m t`` is the factor of ``ds`` for both
+    cases at once (``c`` is ``t`` rounded inside, the clamped value outside), and ``g - dx`` is what is left for ``do``.
+    """
+    _, wants_scale, wants_offset = wants
+    t = torch.div(x, s, out=buffers[0])
+    r = torch.round(t, out=buffers[1])
+    if o is None or folded:
+        c = torch.clamp(r, lo, hi, out=buffers[2])
+    else:
+        c = torch.sub(r, o, out=buffers[2]).clamp_(lo, hi).add_(o)
+    mask = r.eq_(c)
+    dx = torch.mul(g, mask, out=dx)
+    ds = do = None
+    if wants_scale:
+        ds = _sum_to(c.addcmul_(mask, t, value=-1).mul_(g), s)
+        if ds is c and wants_offset:
+            ds = ds.clone()
+    if wants_offset:
+        assert o is not None
+        outside = torch.sub(g, dx, out=buffers[2])
+        do = _sum_to(outside, s) * s if o.shape == s.shape else _sum_to(outside * s, o)
+    return dx, ds, do
 
 
 class _QuantizeDequantize(torch.autograd.Function):
@@ -323,7 +315,18 @@ def quantize(
     ) or max(abs(qmin), abs(qmax)) * torch.finfo(x.dtype).eps > 2.0:
         return reference.quantize(x, scale, offset, qmin, qmax, block_size)
     dtype = reference.computation_dtype(x.dtype, qmin, qmax)
-    return _apply(_codes, x, scale, offset, qmin, qmax, None, block_size, dtype, x.dtype, False)
+    view, s, o = _broadcast(x, scale, offset, block_size, dtype)
+
+    def step(source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
+        scale_piece, offset_piece = parameters
+        assert scale_piece is not None
+        y = torch.div(source, scale_piece) if out is None else torch.div(source, scale_piece, out=out)
+        y.round_()
+        if offset_piece is not None:
+            y.sub_(offset_piece)
+        return y.clamp_(qmin, qmax).add_(_ZERO)
+
+    return apply_in_pieces(step, x, (s, o), view, dtype=dtype, out_dtype=x.dtype)
 
 
 def dequantize(
@@ -339,7 +342,16 @@ def dequantize(
         return reference.dequantize(q, scale, offset, block_size)
     out_dtype = q.dtype if q.is_floating_point() else scale.dtype
     internal = torch.promote_types(out_dtype, torch.float32)
-    return _apply(_reals, q, scale, offset, 0, 0, None, block_size, internal, out_dtype, False)
+    view, s, o = _broadcast(q, scale, offset, block_size, internal)
+
+    def step(source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
+        scale_piece, offset_piece = parameters
+        assert scale_piece is not None
+        shift = _ZERO if offset_piece is None else offset_piece
+        y = torch.add(source, shift) if out is None else torch.add(source, shift, out=out)
+        return y.mul_(scale_piece)
+
+    return apply_in_pieces(step, q, (s, o), view, dtype=internal, out_dtype=out_dtype)
 
 
 class _DynamicQuantizeDequantize(torch.autograd.Function):
@@ -354,27 +366,41 @@ class _DynamicQuantizeDequantize(torch.autograd.Function):
         return grad, None, None, None
 
 
+def _dynamic_parameters(x: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
+    """``reference.dynamic_scale_and_offset`` in few ops; ``None`` is the offset 0."""
+    steps, smallest = qmax - qmin, reference.minimum_scale(qmin, qmax)
+    low = x.amin(dim=-1, keepdim=True).to(torch.float32).clamp_(max=0.0)
+    high = x.amax(dim=-1, keepdim=True).to(torch.float32).clamp_(min=0.0)
+    if not symmetric:
+        scale = torch.sub(high, low).div_(steps).clamp_(min=smallest)
+        return scale, low.div_(scale).round_().sub_(qmin).clamp_(-qmax, -qmin)
+    low, high = reference.symmetric_range(low, high, qmin, qmax)
+    scale = high.sub_(low).div_(steps).clamp_(min=smallest)
+    offset = reference.symmetric_offset(qmin, qmax)
+    return scale, torch.full_like(scale, float(offset)) if offset else None
+
+
 def _dynamic_forward(x: Tensor, qmin: int, qmax: int, symmetric: bool, inplace: bool) -> Tensor:
     if x.numel() == 0 or x.dim() == 0:
         return reference.dynamic_quantize_dequantize(x, qmin, qmax, symmetric)
-    fixed = reference.symmetric_offset(qmin, qmax)
+    dtype = reference.computation_dtype(x.dtype, qmin, qmax)
 
-    def rows(source: Tensor, inplace: bool) -> Tensor:
-        scale, offset = reference.dynamic_scale_and_offset(source, qmin, qmax, symmetric)
-        return _forward(source, scale, None if symmetric and fixed == 0 else offset, qmin, qmax, None, inplace)
+    def rows(source: Tensor, target: Tensor | None) -> Tensor:
+        scale, offset = _dynamic_parameters(source, qmin, qmax, symmetric)
+        if source.dtype is dtype is torch.float32:
+            return _grid_values(source, scale, offset, qmin, qmax, None, target)
+        values = _grid_values(
+            source.to(dtype), scale.to(dtype), None if offset is None else offset.to(dtype), qmin, qmax, None, None
+        )
+        return values.to(source.dtype) if target is None else target.copy_(values)
 
-    if x.numel() <= WHOLE_ELEMENTS or not x.is_contiguous():
-        return rows(x, inplace)
+    if x.numel() <= _pieces.WHOLE_ELEMENTS or not x.is_contiguous():
+        return rows(x, x if inplace else None)
+    out = x if inplace else torch.empty_like(x)
     width = x.shape[-1]
-    if inplace:
-        for source in x.view(-1, width).split(max(1, PIECE_ELEMENTS // width)):
-            rows(source, True)
-        return x
-    out = torch.empty_like(x)
-    step = max(1, PIECE_ELEMENTS // width)
+    step = max(1, _pieces.PIECE_ELEMENTS // width)
     for source, target in zip(x.view(-1, width).split(step), out.view(-1, width).split(step), strict=True):
-        # Found in the cache again by the next pass, so the copy costs less than separate sweeps for the range.
-        rows(target.copy_(source), True)
+        rows(source, target)
     return out
 
 

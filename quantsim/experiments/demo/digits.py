@@ -61,9 +61,9 @@ def load_digits(seed: int = 0) -> DigitsData:
     """Loads the digits that ship with scikit-learn and splits them 60 : 40 with a generator of its own."""
     from sklearn.datasets import load_digits as read_digits  # lazy: a demo extra
 
-    bunch = read_digits()
-    images = torch.from_numpy(bunch["images"]).float().div(16.0).unsqueeze(1)
-    labels = torch.from_numpy(bunch["target"]).long()
+    pixels, names = read_digits(return_X_y=True)
+    images = torch.as_tensor(pixels).float().div(16.0).reshape(-1, 1, 8, 8)
+    labels = torch.as_tensor(names).long()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     test, train = order.split([round(_TEST_SHARE * len(order)), len(order) - round(_TEST_SHARE * len(order))])
     return DigitsData(images[train], labels[train], images[test], labels[test])

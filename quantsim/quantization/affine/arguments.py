@@ -94,10 +94,8 @@ def parse_arguments(owner: str, positional: tuple[Any, ...], named: Mapping[str,
     try:
         values = signature.bind(*positional, **named).arguments
     except TypeError as error:
-        raise TypeError(
-            f"{owner}: {error}; expected {owner}{_GRID_SIGNATURE.replace(return_annotation=inspect.Signature.empty)} or "
-            f"{owner}{_BITWIDTH_SIGNATURE.replace(return_annotation=inspect.Signature.empty)}"
-        ) from None
+        ways = " or ".join(f"{owner}({', '.join(way.parameters)})" for way in (_GRID_SIGNATURE, _BITWIDTH_SIGNATURE))
+        raise TypeError(f"{owner}: {error}; expected {ways}") from None
     symmetric = bool(values["symmetric"])
     if by_grid:
         qmin, qmax = values["qmin"], values["qmax"]
@@ -130,7 +128,10 @@ def check_grid(owner: str, qmin: object, qmax: object) -> None:
     valid = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in (qmin, qmax))
     if not valid or not int(qmin) < int(qmax):  # type: ignore[call-overload]
         raise ConfigurationError(
-            "not an integer grid", where=owner, got=f"qmin={qmin!r}, qmax={qmax!r}", expected="integers with qmin < qmax"
+            "not an integer grid",
+            where=owner,
+            got=f"qmin={qmin!r}, qmax={qmax!r}",
+            expected="integers with qmin < qmax",
         )
 
 

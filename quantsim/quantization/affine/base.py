@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantsim.errors import ConfigurationError, ShapeError
 from quantsim.quantization.affine import exchange
-from quantsim.quantization.affine.arguments import (
-    bitwidth_grid,
-    check_grid,
-    check_zero_point_shift,
-    parse_arguments,
-)
+from quantsim.quantization.affine.arguments import parse_arguments
 from quantsim.quantization.affine.derived_range import DerivedRange
+from quantsim.quantization.affine.integer_grid import IntegerGrid
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.granularity import granularity_of
-from quantsim_encodings.formats import IntFormat
-from quantsim_kernels.reference.affine import range_from_scale_and_offset, scale_and_offset, symmetric_offset
+from quantsim_kernels.reference.affine import range_from_scale_and_offset, scale_and_offset
 
 if TYPE_CHECKING:
     from quantsim.quantization.analyzers.base import EncodingAnalyzer
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["AffineQuantizerBase"]
 
 
-class AffineQuantizerBase(QuantizerBase):
+class AffineQuantizerBase(IntegerGrid, QuantizerBase):
     """A quantizer onto an evenly spaced grid, parametrised by a learnable real range.
 
     The formulas for scale, offset and their gradients are those of `quantsim_kernels.reference.affine`.
@@ -90,87 +86,20 @@ class AffineQuantizerBase(QuantizerBase):
         super().__init__(encoding_analyzer=parsed.encoding_analyzer)
         self.shape = parsed.shape
         self.block_size = parsed.block_size
-        self._qmin, self._qmax = parsed.qmin, parsed.qmax
-        self._symmetric = parsed.symmetric
-        self._zero_point_shift = parsed.zero_point_shift
+        self._set_grid(parsed.qmin, parsed.qmax, parsed.symmetric)
+        self.zero_point_shift = parsed.zero_point_shift
         self.register_range_parameter("min", self.shape)
         self.register_range_parameter("max", self.shape)
 
-    # ---------------------------------------------------------------- the grid
-
     @property
-    def qmin(self) -> int:
-        """Smallest integer of the grid."""
-        return self._qmin
-
-    @qmin.setter
-    def qmin(self, value: int) -> None:
-        self._set_grid(value, self._qmax, self._symmetric)
-
-    @property
-    def qmax(self) -> int:
-        """Largest integer of the grid."""
-        return self._qmax
-
-    @qmax.setter
-    def qmax(self, value: int) -> None:
-        self._set_grid(self._qmin, value, self._symmetric)
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether the offset is fixed so that zero lies in the middle of the grid."""
-        return self._symmetric
-
-    @symmetric.setter
-    def symmetric(self, value: bool) -> None:
-        self._set_grid(self._qmin, self._qmax, bool(value))
-
-    @property
-    def zero_point_shift(self) -> float:
-        """Shift of the grid in steps, 0.0 or 0.5."""
-        return self._zero_point_shift
-
-    @zero_point_shift.setter
-    def zero_point_shift(self, value: float | None) -> None:
-        self._zero_point_shift = check_zero_point_shift(type(self).__name__, value)
-        self._forget_derived()
-
-    @property
-    def signed(self) -> bool:
-        """Whether the grid has negative integers; setting it keeps the number of steps and moves the grid."""
-        return self._qmin < 0
-
-    @signed.setter
-    def signed(self, value: bool) -> None:
-        if bool(value) != self.signed:
-            self._set_grid(*bitwidth_grid(self.bitwidth, signed=bool(value)), self._symmetric)
-
-    @property
-    def bitwidth(self) -> int:
-        """Fewest bits that hold all integers of the grid; setting it keeps signedness."""
-        return self.format.bits
-
-    @bitwidth.setter
-    def bitwidth(self, value: int) -> None:
-        self._set_grid(*bitwidth_grid(value, signed=self.signed), self._symmetric)
-
-    def _set_grid(self, qmin: int, qmax: int, symmetric: bool) -> None:
-        check_grid(type(self).__name__, qmin, qmax)
-        self._qmin, self._qmax, self._symmetric = int(qmin), int(qmax), symmetric
-        self._forget_derived()
-
-    @property
-    def format(self) -> IntFormat:
-        return IntFormat(self._qmin, self._qmax)
-
-    @property
+    @override
     def granularity(self) -> Granularity:
         return granularity_of(self.shape, self.block_size)
 
     # ---------------------------------------------------------------- the range
 
     @torch.no_grad()
-    def set_range(self, min: Tensor | float | None, max: Tensor | float | None) -> None:  # noqa: A002
+    def set_range(self, min: Tensor | float | None, max: Tensor | float | None) -> None:
         """Sets the range; ``None`` leaves an end as it is. On an error nothing changes.
 
         Args:
@@ -208,6 +137,7 @@ class AffineQuantizerBase(QuantizerBase):
                 )
         self.assign_range_parameters(**ends)
 
+    @override
     def set_range_from_statistics(self, analyzer: EncodingAnalyzer) -> None:
         # A grid shifted by half a step has no zero and one step less on either side of it.
         steps = self._qmax - self._qmin - (1 if self._zero_point_shift else 0)
@@ -218,11 +148,6 @@ class AffineQuantizerBase(QuantizerBase):
         """Scale and offset of a range, both in the shape of ``minimum`` and differentiable in both ends."""
         return scale_and_offset(minimum, maximum, self._qmin, self._qmax, self._symmetric)
 
-    @property
-    def has_zero_offset(self) -> bool:
-        """Whether the offset is 0 by construction (symmetric signed grids), so that kernels need none."""
-        return self._symmetric and symmetric_offset(self._qmin, self._qmax) == 0
-
     def kernel_operand(self, values: Tensor) -> Tensor:
         """Shapes a scale or offset as kernels take it: a lone number for per-tensor grids fits tensors of any rank."""
         return values.reshape(()) if self.block_size is None and values.numel() == 1 else values
@@ -231,7 +156,8 @@ class AffineQuantizerBase(QuantizerBase):
         """Scale and offset for a kernel, connected to the range where gradients are wanted."""
         parameters = self._parameters
         minimum, maximum = parameters["min"], parameters["max"]
-        assert minimum is not None and maximum is not None
+        assert minimum is not None
+        assert maximum is not None
         if torch.compiler.is_compiling():
             # In the graph: a cached tensor would be a constant there, and outlive a later change of the range.
             scale, offset = self.scale_from_range(minimum, maximum)
@@ -309,6 +235,7 @@ class AffineQuantizerBase(QuantizerBase):
         """Takes over bitwidth, symmetry and range from a list as returned by `get_legacy_encodings`."""
         exchange.import_legacy(self, encodings)
 
+    @override
     def persistent_settings(self) -> dict[str, Any]:
         return {
             **super().persistent_settings(),
@@ -319,6 +246,7 @@ class AffineQuantizerBase(QuantizerBase):
             "zero_point_shift": self._zero_point_shift,
         }
 
+    @override
     def restore_settings(self, settings: Mapping[str, Any]) -> None:
         super().restore_settings(settings)
         if "block_size" in settings:
@@ -339,6 +267,7 @@ class AffineQuantizerBase(QuantizerBase):
         )
         self.zero_point_shift = float(settings.get("zero_point_shift", self._zero_point_shift))
 
+    @override
     def extra_repr(self) -> str:
         block = "" if self.block_size is None else f", block_size={self.block_size}"
         shift = "" if not self._zero_point_shift else f", zero_point_shift={self._zero_point_shift}"

@@ -106,7 +106,7 @@ class DerivedRange:
         return tuple(zero if gradient is None else gradient for gradient in total)  # type: ignore[return-value]
 
     def _derivatives(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None] | None:
-        """d scale / d (min, max) and d offset / d (min, max), element by element; ``None`` where groups mix.
+        """D scale / d (min, max) and d offset / d (min, max), element by element; ``None`` where groups mix.
 
         Taken once per range, so that a backward costs two multiplications and no autograd run inside autograd's.
         """
@@ -143,7 +143,9 @@ class _RangeLink(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator makes ctx positional
+        ctx: Any, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         scale_gradient, offset_gradient = gradients
         derived: DerivedRange = ctx.derived
         if derived.offset is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.affine.arguments import bitwidth_grid, check_grid
@@ -35,6 +35,7 @@ class DynamicQuantizeDequantize(QuantizerBase):
         ConfigurationError: If the grid or the granularity is not usable.
 
     Example:
+        >>> import torch
         >>> quantizer = DynamicQuantizeDequantize(bitwidth=2, symmetric=False)
         >>> quantizer(torch.tensor([[0.0, 1.0, 3.0], [0.0, 10.0, 30.0]]))
         tensor([[ 0.,  1.,  3.],
@@ -59,7 +60,8 @@ class DynamicQuantizeDequantize(QuantizerBase):
                 raise ConfigurationError("give either bitwidth or qmin and qmax", where=owner, got="both")
             qmin, qmax = bitwidth_grid(bitwidth, signed=bool(symmetric))
         check_grid(owner, qmin, qmax)
-        assert qmin is not None and qmax is not None
+        assert qmin is not None
+        assert qmax is not None
         self.qmin, self.qmax, self.symmetric = int(qmin), int(qmax), bool(symmetric)
         self._granularity = PerToken() if granularity is None else granularity
         if not isinstance(self._granularity, (PerToken, PerTensor)):
@@ -70,6 +72,7 @@ class DynamicQuantizeDequantize(QuantizerBase):
                 expected="PerToken() or PerTensor()",
             )
 
+    @override
     def map_to_grid(self, x: Tensor, *, owned: bool = False) -> Tensor:
         if isinstance(self._granularity, PerTensor):
             rows = x.reshape(1, -1)  # a view of contiguous tensors, which is what owned tensors are
@@ -77,14 +80,17 @@ class DynamicQuantizeDequantize(QuantizerBase):
         return affine_dynamic_quantize_dequantize(x, self.qmin, self.qmax, self.symmetric, inplace=owned)
 
     @property
+    @override
     def format(self) -> IntFormat:
         return IntFormat(self.qmin, self.qmax)
 
     @property
+    @override
     def granularity(self) -> Granularity:
         return self._granularity
 
     @property
+    @override
     def bitwidth(self) -> int:
         return self.format.bits
 
@@ -114,14 +120,17 @@ class DynamicQuantizeDequantize(QuantizerBase):
             qmax=encoding.format.qmax,
         )
 
+    @override
     def persistent_settings(self) -> dict[str, Any]:
         return {**super().persistent_settings(), "qmin": self.qmin, "qmax": self.qmax, "symmetric": self.symmetric}
 
+    @override
     def restore_settings(self, settings: Mapping[str, Any]) -> None:
         super().restore_settings(settings)
         self.qmin = int(settings.get("qmin", self.qmin))
         self.qmax = int(settings.get("qmax", self.qmax))
         self.symmetric = bool(settings.get("symmetric", self.symmetric))
 
+    @override
     def extra_repr(self) -> str:
         return f"qmin={self.qmin}, qmax={self.qmax}, symmetric={self.symmetric}, granularity={self._granularity}"

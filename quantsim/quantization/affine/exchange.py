@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quantsim.errors import ConfigurationError, ShapeError
 from quantsim.quantization.affine.arguments import bitwidth_grid
+from quantsim.quantization.exact_division import dividend_for
 from quantsim_encodings.encoding import AffineEncoding, Encoding
 from quantsim_encodings.granularity import Flattened
 
@@ -164,12 +165,7 @@ def range_of(scale: Tensor, offset: Tensor, qmin: int, qmax: int) -> tuple[Tenso
         True
     """
     steps = qmax - qmin
-    width = scale * steps
-    candidates = torch.stack(
-        [width, torch.nextafter(width, torch.full_like(width, math.inf)), torch.nextafter(width, torch.zeros_like(width))]
-    )
-    distance = (candidates / steps - scale).abs()
-    width = candidates.gather(0, distance.argmin(0, keepdim=True)).squeeze(0)
+    width = dividend_for(scale, steps)
     # Both ends on the grid of width's last place: there their difference is exact.
     place = (torch.nextafter(width, torch.full_like(width, math.inf)) - width).to(torch.float64)
     maximum = torch.round(scale.to(torch.float64) * (offset + qmax) / place) * place

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.affine.arguments import bitwidth_grid
@@ -43,7 +44,12 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
     Example:
         >>> weight = torch.tensor([[1.0, 2.0, 7.0, -8.0], [0.5, 0.25, 0.1, 0.2]])
         >>> quantizer = GroupedBlockQuantizeDequantize(
-        ...     shape=(2, 2), bitwidth=4, symmetric=True, decompressed_bw=8, block_size=(1, 2), block_grouping=(1, -1)
+        ...     shape=(2, 2),
+        ...     bitwidth=4,
+        ...     symmetric=True,
+        ...     decompressed_bw=8,
+        ...     block_size=(1, 2),
+        ...     block_grouping=(1, -1),
         ... )
         >>> with quantizer.compute_encodings():
         ...     _ = quantizer(weight)
@@ -103,6 +109,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
     def _group(self, raw_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return grouped_block_scale(raw_scale, self._block_grouping, self.bitwidth, self._decompressed_bw)
 
+    @override
     def scale_from_range(self, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
         raw_scale, offset = super().scale_from_range(minimum, maximum)
         return self._group(raw_scale)[0], offset
@@ -171,6 +178,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         quantizer.set_encodings(encoding)
         return quantizer
 
+    @override
     def get_legacy_encodings(self) -> list[dict[str, Any]] | None:
         legacy = super().get_legacy_encodings()
         offset = bitwidth_grid(self._decompressed_bw, signed=True)[0]
@@ -179,6 +187,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
                 entry["offset"] = offset
         return legacy
 
+    @override
     def persistent_settings(self) -> dict[str, Any]:
         return {
             **super().persistent_settings(),
@@ -186,11 +195,13 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
             "block_grouping": list(self._block_grouping),
         }
 
+    @override
     def restore_settings(self, settings: Mapping[str, Any]) -> None:
         super().restore_settings(settings)
         self._decompressed_bw = int(settings.get("decompressed_bw", self._decompressed_bw))
         self._block_grouping = tuple(settings.get("block_grouping", self._block_grouping))
 
+    @override
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, decompressed_bw={self._decompressed_bw}, block_grouping={self._block_grouping}"
 

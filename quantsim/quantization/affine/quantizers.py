@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.affine.base import AffineQuantizerBase
@@ -18,6 +18,7 @@ class QuantizeDequantize(AffineQuantizerBase):
     See `AffineQuantizerBase` for the arguments. The result has the dtype of the input.
 
     Example:
+        >>> import torch
         >>> quantizer = QuantizeDequantize(shape=(2, 1), bitwidth=8, symmetric=False)
         >>> x = torch.tensor([[-1.0, 0.5], [0.0, 2.55]])
         >>> with quantizer.compute_encodings():
@@ -27,7 +28,7 @@ class QuantizeDequantize(AffineQuantizerBase):
                 [ 0.0100,  1.0000]])
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
         """Maps ``input`` onto the grid, or observes it and passes it through inside `compute_encodings`.
 
         Raises:
@@ -50,6 +51,7 @@ class QuantizeDequantize(AffineQuantizerBase):
             zero_point_shift=self._zero_point_shift,
         )
 
+    @override
     def map_to_grid(self, x: Tensor, *, owned: bool = False) -> Tensor:
         scale, offset = self._kernel_arguments()
         return affine_quantize_dequantize(
@@ -90,12 +92,14 @@ class Quantize(_IntegerCodes):
     See `AffineQuantizerBase` for the arguments.
 
     Example:
+        >>> import torch
         >>> quantizer = Quantize(shape=(), qmin=0, qmax=255, symmetric=False)
         >>> quantizer.set_range(-1.0, 1.55)
         >>> quantizer(torch.tensor([-1.0, 0.0, 9.0])).detach()
         tensor([  0., 100., 255.])
     """
 
+    @override
     def map_to_grid(self, x: Tensor, *, owned: bool = False) -> Tensor:
         scale, offset = self._kernel_arguments()
         return affine_quantize(x, scale, offset, self._qmin, self._qmax, self.block_size)
@@ -107,12 +111,14 @@ class Dequantize(_IntegerCodes):
     See `AffineQuantizerBase` for the arguments.
 
     Example:
+        >>> import torch
         >>> quantizer = Dequantize(shape=(), qmin=0, qmax=255, symmetric=False)
         >>> quantizer.set_range(-1.0, 1.55)
         >>> quantizer(torch.tensor([0.0, 100.0, 255.0])).detach()
         tensor([-1.0000,  0.0000,  1.5500])
     """
 
+    @override
     def map_to_grid(self, x: Tensor, *, owned: bool = False) -> Tensor:
         scale, offset = self._kernel_arguments()
         return affine_dequantize(x, scale, offset, self.block_size)

@@ -83,8 +83,12 @@ class EncodingAnalyzer(ABC):
         """Whether anything was observed since the last reset."""
 
     @abstractmethod
-    def merge(self, other: Self) -> None:
-        """Adds the statistics of another analyzer of the same kind and settings (of another process, say)."""
+    def merge(self, other: EncodingAnalyzer) -> None:
+        """Adds the statistics of another analyzer of the same kind and settings (of another process, say).
+
+        Raises:
+            ConfigurationError: If the other is of another kind or has another shape or block size.
+        """
 
     @abstractmethod
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
@@ -118,7 +122,7 @@ class EncodingAnalyzer(ABC):
         minimum, maximum = self._compute_range(steps, bool(is_symmetric))
         return minimum.reshape(self.shape), maximum.reshape(self.shape)
 
-    def _check_mergeable(self, other: EncodingAnalyzer) -> None:
+    def _mergeable(self, other: EncodingAnalyzer) -> Self:
         if type(other) is not type(self) or other.shape != self.shape or other.block_size != self.block_size:
             raise ConfigurationError(
                 "analyzers can be merged only with their like",
@@ -126,6 +130,7 @@ class EncodingAnalyzer(ABC):
                 got=f"{type(other).__name__}(shape={other.shape}, block_size={other.block_size})",
                 expected=f"{type(self).__name__}(shape={self.shape}, block_size={self.block_size})",
             )
+        return other  # pyright: ignore[reportReturnType] - the types were compared
 
     def __repr__(self) -> str:
         block = "" if self.block_size is None else f", block_size={self.block_size}"

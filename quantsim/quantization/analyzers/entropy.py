@@ -9,7 +9,8 @@ from torch import Tensor
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.analyzers.base import NonFinitePolicy
-from quantsim.quantization.analyzers.histogram import Histogram, HistogramEncodingAnalyzer
+from quantsim.quantization.analyzers.bin_grid import Histogram
+from quantsim.quantization.analyzers.histogram import HistogramEncodingAnalyzer
 from quantsim_kernels.reference.affine import calibration_range
 
 __all__ = ["EntropyEncodingAnalyzer"]
@@ -38,7 +39,9 @@ class EntropyEncodingAnalyzer(HistogramEncodingAnalyzer):
 
     Example:
         >>> analyzer = EntropyEncodingAnalyzer(shape=())
-        >>> analyzer.update_stats(torch.cat([torch.special.ndtri(torch.linspace(0.001, 0.999, 9999)), torch.tensor([90.0])]))
+        >>> analyzer.update_stats(
+        ...     torch.cat([torch.special.ndtri(torch.linspace(0.001, 0.999, 9999)), torch.tensor([90.0])])
+        ... )
         >>> minimum, maximum = analyzer.compute_encodings(num_steps=255, is_symmetric=True)
         >>> float(maximum) < 10
         True

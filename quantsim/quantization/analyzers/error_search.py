@@ -11,7 +11,8 @@ from torch import Tensor
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.analyzers.base import NonFinitePolicy
-from quantsim.quantization.analyzers.histogram import Histogram, HistogramEncodingAnalyzer
+from quantsim.quantization.analyzers.bin_grid import Histogram
+from quantsim.quantization.analyzers.histogram import HistogramEncodingAnalyzer
 from quantsim_kernels.reference.affine import minimum_scale
 
 __all__ = ["MseEncodingAnalyzer", "SqnrEncodingAnalyzer"]
@@ -59,7 +60,7 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
         >>> analyzer = SqnrEncodingAnalyzer(shape=())
         >>> analyzer.update_stats(torch.cat([torch.linspace(-1, 1, 10000), torch.tensor([5.0])]))
         >>> minimum, maximum = analyzer.compute_encodings(num_steps=15, is_symmetric=True)
-        >>> 1.0 < float(maximum) < 4.0
+        >>> 0.9 < float(maximum) < 1.1
         True
     """
 
@@ -170,21 +171,18 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
 
     def _fast_errors(self, midpoints: Tensor, counts: Tensor, candidates: _Candidates, steps: int) -> Tensor:
         """Approximate errors (groups, candidates); infinity where clipping alone is worse than the best."""
-        groups, bins = midpoints.shape
         errors = torch.full_like(candidates.delta, math.inf)
         if self.p != 2:
             return self._general_errors(midpoints, counts, candidates, steps)
         offsets = candidates.offset.expand_as(candidates.delta)
-        for start in range(0, groups, _ROWS):
+        for start in range(0, len(midpoints), _ROWS):
             part = slice(start, start + _ROWS)
             errors[part] = self._errors_of_rows(
                 midpoints[part], counts[part], candidates.delta[part], offsets[part], steps
             )
         return errors
 
-    def _errors_of_rows(
-        self, midpoints: Tensor, counts: Tensor, delta: Tensor, offset: Tensor, steps: int
-    ) -> Tensor:
+    def _errors_of_rows(self, midpoints: Tensor, counts: Tensor, delta: Tensor, offset: Tensor, steps: int) -> Tensor:
         errors = torch.full_like(delta, math.inf)
         clipping = _clipping_errors(midpoints, counts, delta, offset, steps)
         # Most promising first: the error is at least gamma times that of the clipped bins, so what has more clipping
@@ -193,17 +191,18 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
         rounding = delta.double().square() * (counts.sum(1, keepdim=True).double() / 12)
         order = (bound + rounding).sum(0).argsort()
         at_once = max(1, _WORKING_SET // midpoints.numel())
-        first, rest = order[:at_once], order[at_once:]
-        for number, columns in enumerate([first, *rest.split(at_once)]):
-            if number == 1:
-                limit = errors.min(dim=1, keepdim=True).values.double() * (1 + _NEAR + _NEAR_PER_STEP * steps)
-                worthy = (bound <= limit).any(0)
-            if number:
-                columns = columns[worthy[columns]]
-                if len(columns) == 0:
-                    continue
+
+        def evaluate(columns: Tensor) -> None:
             squares = _rounding_errors(midpoints, counts, delta[:, columns], offset[:, columns], steps)
             errors[:, columns] = (squares + (self.gamma - 1.0) * clipping[:, columns]).to(errors.dtype)
+
+        first, rest = order[:at_once], order[at_once:]
+        evaluate(first)
+        limit = errors.min(dim=1, keepdim=True).values.double() * (1 + _NEAR + _NEAR_PER_STEP * steps)
+        worthy = rest[(bound[:, rest] <= limit).any(0)]
+        for columns in worthy.split(at_once):
+            if len(columns):
+                evaluate(columns)
         return errors
 
     def _general_errors(self, midpoints: Tensor, counts: Tensor, candidates: _Candidates, steps: int) -> Tensor:

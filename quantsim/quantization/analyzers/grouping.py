@@ -25,9 +25,7 @@ def normalise_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def resolve_block_size(
-    tensor_shape: Sequence[int], shape: Sequence[int], block_size: Sequence[int]
-) -> tuple[int, ...]:
+def resolve_block_size(tensor_shape: Sequence[int], shape: Sequence[int], block_size: Sequence[int]) -> tuple[int, ...]:
     """Replaces -1 by the size it stands for, and checks that ``shape`` blocks of that size tile the tensor.
 
     The blocks lie in the last ``len(shape)`` dimensions; all dimensions before them share their parameters.
@@ -41,9 +39,7 @@ def resolve_block_size(
             length // blocks if size == -1 else size
             for length, blocks, size in zip(trailing, shape, block_size, strict=True)
         )
-        if all(
-            blocks * size == length for blocks, size, length in zip(shape, sizes, trailing, strict=True)
-        ):
+        if all(blocks * size == length for blocks, size, length in zip(shape, sizes, trailing, strict=True)):
             return sizes
     raise ShapeError(
         "the blocks do not tile the tensor",

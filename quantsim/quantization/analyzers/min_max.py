@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantsim.quantization.analyzers.base import EncodingAnalyzer, NonFinitePolicy, nonfinite_error
 from quantsim.quantization.analyzers.grouping import arrange
@@ -71,20 +71,24 @@ class MinMaxEncodingAnalyzer(EncodingAnalyzer):
     _minimum: Tensor | None = None
     _maximum: Tensor | None = None
 
+    @override
     def update_stats(self, x: Tensor) -> None:
         view, reduced = arrange(x, self.shape, self.block_size)
         minimum, maximum = observed_extremes(view, reduced, self.nonfinite, type(self).__name__)
         self._absorb(minimum.flatten(), maximum.flatten())
 
+    @override
     def reset_stats(self) -> None:
         self._minimum = self._maximum = None
 
     @property
+    @override
     def has_stats(self) -> bool:
         return self._minimum is not None
 
-    def merge(self, other: Self) -> None:
-        self._check_mergeable(other)
+    @override
+    def merge(self, other: EncodingAnalyzer) -> None:
+        other = self._mergeable(other)
         if other._minimum is not None and other._maximum is not None:
             self._absorb(other._minimum, other._maximum)
 
@@ -95,7 +99,8 @@ class MinMaxEncodingAnalyzer(EncodingAnalyzer):
         self._minimum, self._maximum = minimum, maximum
 
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
-        assert self._minimum is not None and self._maximum is not None
+        assert self._minimum is not None
+        assert self._maximum is not None
         # A group of which nothing finite was seen is (inf, -inf) and becomes the smallest range around 0.
         minimum, maximum = self._minimum.clamp(max=0.0), self._maximum.clamp(min=0.0)
         return calibration_range(minimum, maximum, 0, num_steps, is_symmetric)

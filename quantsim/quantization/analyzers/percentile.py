@@ -9,7 +9,8 @@ from torch import Tensor
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.analyzers.base import NonFinitePolicy
-from quantsim.quantization.analyzers.histogram import Histogram, HistogramEncodingAnalyzer
+from quantsim.quantization.analyzers.bin_grid import Histogram
+from quantsim.quantization.analyzers.histogram import HistogramEncodingAnalyzer
 from quantsim_kernels.reference.affine import calibration_range
 
 __all__ = ["PercentileEncodingAnalyzer"]
@@ -55,13 +56,17 @@ class PercentileEncodingAnalyzer(HistogramEncodingAnalyzer):
             ConfigurationError: If it is out of range.
         """
         if not 50 <= percentile <= 100:
-            raise ConfigurationError("no such percentile", where="percentile", got=str(percentile), expected="50 to 100")
+            raise ConfigurationError(
+                "no such percentile", where="percentile", got=str(percentile), expected="50 to 100"
+            )
         self.percentile = percentile
 
     def _range_of(self, histogram: Histogram, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
         edges = histogram.edges
         if self.percentile == 100:
-            first, last = (edges[:, 0], edges[:, -1]) if histogram.is_first_grid else (histogram.minimum, histogram.maximum)
+            first, last = (
+                (edges[:, 0], edges[:, -1]) if histogram.is_first_grid else (histogram.minimum, histogram.maximum)
+            )
         else:
             total = histogram.counts.cumsum(1)
             everything = total[:, -1:].contiguous()

@@ -10,7 +10,8 @@ def test_ticks_are_round_rising_and_inside(low: float, high: float) -> None:
     ticks = nice_ticks(low, high)
     assert 2 <= len(ticks) <= 7
     assert list(ticks) == sorted(set(ticks))
-    assert low - 1e-12 <= ticks[0] and ticks[-1] <= high + abs(high) * 1e-9
+    assert low - 1e-12 <= ticks[0]
+    assert ticks[-1] <= high + abs(high) * 1e-9
 
 
 def test_an_empty_range_has_one_tick() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from quantsim.experiments.demo.docstrings import CorpusError, build_corpus, read_docstrings
 
-PASSAGE = "It is only there to be found again among many others, so that it has to be at least twenty words long, which it is."
+PASSAGE = "It is there to be found again among many others, so that it is at least twenty words long, which is easy."
 
 
 def write_module(root: Path, name: str, texts: list[str]) -> None:
