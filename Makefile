@@ -53,7 +53,7 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(DEMO_STAMP)
 
 # --- what to run -----------------------------------------------------------------------------------------------------
 demo: $(DEMO_STAMP)
-	@$(QUIET_THREADS) HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m quantsim.experiments.demo $(DEMO_ARGS)
+	@$(QUIET_THREADS) HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m quantsim.report.demo $(DEMO_ARGS)
 
 # One thread a worker; tests that need the network do not exist, so offline is enforced.
 test: $(DEV_STAMP)

@@ -13,7 +13,7 @@ from quantsim_encodings._problems import ProblemCollector, child, show
 from quantsim_encodings.errors import EncodingsError, Problem
 
 MAX_FILE_BYTES: Final = 256 * 2**20
-"""Larger files are rejected before they are parsed."""
+"""Larger files are rejected before they are parsed, unless the caller admits them."""
 MAX_DEPTH: Final = 64
 """Deepest nesting of arrays and objects."""
 MAX_INTEGER: Final = 2**64
@@ -61,8 +61,8 @@ def _integer(text: str) -> int | _Invalid:
     return int(text) if len(text) <= MAX_NUMBER_CHARACTERS else _Invalid(text)
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Reads a regular file of at most ``MAX_FILE_BYTES``.
+def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Reads a regular file of at most ``max_bytes``.
 
     Raises:
         EncodingsError: If it is missing, no regular file, unreadable, or too large.
@@ -72,15 +72,15 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 _fail(path, "is not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                _fail(path, f"has {status.st_size} bytes, expected at most {MAX_FILE_BYTES}")
-            data = file.read(MAX_FILE_BYTES + 1)
+            if status.st_size > max_bytes:
+                _fail(path, f"has {status.st_size} bytes, expected at most {max_bytes}; max_bytes= admits more")
+            data = file.read(max_bytes + 1)
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, EncodingsError):
             raise
         _fail(path, f"cannot be opened: {error}")
-    if len(data) > MAX_FILE_BYTES:
-        _fail(path, f"has more than {MAX_FILE_BYTES} bytes")
+    if len(data) > max_bytes:
+        _fail(path, f"has more than {max_bytes} bytes; max_bytes= admits more")
     return data
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from quantsim_encodings._json import check, format_json, parse, read_bytes
+from quantsim_encodings._json import MAX_FILE_BYTES, check, format_json, parse, read_bytes
 from quantsim_encodings._problems import ProblemCollector, show
 from quantsim_encodings.conversion import to_json
 from quantsim_encodings.document import EncodingsDocument, EncodingsVersion
@@ -22,11 +22,12 @@ __all__ = ["dumps", "loads", "read", "validate", "write"]
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
-def read(source: Source) -> EncodingsDocument:
+def read(source: Source, *, max_bytes: int = MAX_FILE_BYTES) -> EncodingsDocument:
     """Reads encodings of any version.
 
     Args:
         source: Path of a file, or an already parsed JSON object.
+        max_bytes: Larger files are rejected unread; parsing takes some twenty times their size in memory.
 
     Returns:
         The document; nothing of it is left out.
@@ -42,7 +43,7 @@ def read(source: Source) -> EncodingsDocument:
         raise EncodingsError(
             "cannot read encodings", [Problem("$", f"got {show(source)}, expected a path or a mapping")]
         )
-    data = read_bytes(source)
+    data = read_bytes(source, max_bytes)
     try:
         value = parse(data, problems)
     except EncodingsError as error:
@@ -98,14 +99,15 @@ def _detect(value: Any, problems: ProblemCollector) -> EncodingsVersion | None:
     return None
 
 
-def validate(source: Source) -> list[Problem]:
+def validate(source: Source, *, max_bytes: int = MAX_FILE_BYTES) -> list[Problem]:
     """Lists all problems of a file or parsed JSON object; an empty list means that it can be read.
 
     Args:
         source: Path of a file, or an already parsed JSON object.
+        max_bytes: Larger files are rejected unread.
     """
     try:
-        read(source)
+        read(source, max_bytes=max_bytes)
     except EncodingsError as error:
         return list(error.problems) or [Problem("$", error.summary)]
     return []

@@ -56,7 +56,9 @@ def affine_quantize(
         KernelUnavailableError: the forced backend cannot run here.
 
     Example:
-        >>> affine_quantize(torch.tensor([-1.0, 0.24, 9.0]), torch.tensor(0.1), torch.tensor(-8.0), 0, 15).tolist()
+        >>> affine_quantize(
+        ...     torch.tensor([-1.0, 0.24, 9.0]), torch.tensor(0.1), torch.tensor(-8.0), 0, 15
+        ... ).tolist()
         [0.0, 10.0, 15.0]
     """
     if torch.compiler.is_compiling():

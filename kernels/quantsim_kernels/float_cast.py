@@ -119,7 +119,9 @@ def float_quantize_dequantize(
 
     Example:
         >>> from quantsim_encodings.formats import float_format
-        >>> float_quantize_dequantize(torch.tensor([0.3, 9.0]), torch.tensor(0.5), float_format("e2m1")).tolist()
+        >>> float_quantize_dequantize(
+        ...     torch.tensor([0.3, 9.0]), torch.tensor(0.5), float_format("e2m1")
+        ... ).tolist()
         [0.25, 3.0]
     """
     reference.check_format(format, x.dtype, True)
@@ -156,7 +158,9 @@ def float_dynamic_quantize_dequantize(x: Tensor, format: FloatFormat, *, inplace
 
     Example:
         >>> from quantsim_encodings.formats import float_format
-        >>> float_dynamic_quantize_dequantize(torch.tensor([[1.1, -12.0], [0.0, 0.0]]), float_format("e2m1")).tolist()
+        >>> float_dynamic_quantize_dequantize(
+        ...     torch.tensor([[1.1, -12.0], [0.0, 0.0]]), float_format("e2m1")
+        ... ).tolist()
         [[1.0, -12.0], [0.0, 0.0]]
     """
     reference.check_format(format, x.dtype, True)

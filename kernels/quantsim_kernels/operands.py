@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from quantsim_encodings.formats import FloatFormat, Format, IntFormat
@@ -28,10 +29,12 @@ class QuantizedOperand:
         zero_point_shift: added to the offset, in steps.
 
     Example:
-        >>> import torch
         >>> operand = QuantizedOperand(
-        ...     values=torch.tensor([0.0, 200.0]), scale=torch.tensor(0.5), offset=torch.tensor(-128.0),
-        ...     format=IntFormat(0, 255))
+        ...     values=torch.tensor([0.0, 200.0]),
+        ...     scale=torch.tensor(0.5),
+        ...     offset=torch.tensor(-128.0),
+        ...     format=IntFormat(0, 255),
+        ... )
         >>> operand.dequantize().tolist()
         [-64.0, 36.0]
     """
@@ -64,6 +67,5 @@ class QuantizedOperand:
             return self.values if self.offset is None else self.values + self.offset
         offset = self.offset
         if self.zero_point_shift:
-            offset = self.zero_point_shift if offset is None else offset + self.zero_point_shift
-            offset = self.scale.new_tensor(offset) if isinstance(offset, float) else offset
+            offset = (torch.zeros_like(self.scale) if offset is None else offset) + self.zero_point_shift
         return affine.dequantize(self.values, self.scale, offset, self.block_size)

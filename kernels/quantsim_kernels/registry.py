@@ -299,7 +299,9 @@ class Registry:
 
     def backends(self, op: str) -> tuple[Backend, ...]:
         """The backends that serve ``op`` in any scheme, in the order of :class:`Backend`."""
-        present = {kernel.backend for (name, _), kernels in self._candidates.items() if name == op for kernel in kernels}
+        present = {
+            kernel.backend for (name, _), kernels in self._candidates.items() if name == op for kernel in kernels
+        }
         return tuple(backend for backend in Backend if backend in present)
 
     def ops(self) -> tuple[str, ...]:

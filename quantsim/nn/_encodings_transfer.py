@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -80,7 +80,7 @@ def import_into(
     if not partial:
         for name in quantizers:
             if name not in given:
-                container._modules[name] = None
+                cast(Any, container._modules)[name] = None
 
 
 def _by_name(encodings: Mapping[str, Any] | Sequence[Any], location: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quantsim.quantization.base import QuantizerBase
 
-__all__ = ["ParameterCache"]
+__all__ = ["SMALLEST_CACHED", "ParameterCache"]
 
 SMALLEST_CACHED = 8192
 """Parameters with fewer elements are quantized each time: that is as fast as the check."""
@@ -74,9 +74,9 @@ def may_be_cached(parameter: Tensor, quantizer: QuantizerBase) -> bool:
     The exact types leave out what stands in for a parameter under torch.func, fake tensors, DTensor and FSDP.
     """
     return (
-        nn.Parameter in (type(parameter), type(parameter._base))  # or rows of one, as in attention
+        parameter.numel() >= SMALLEST_CACHED
+        and nn.Parameter in (type(parameter), type(parameter._base))  # or rows of one, as in attention
         and parameter.device.type == "cpu"
-        and parameter.numel() >= SMALLEST_CACHED
         and not (torch.is_grad_enabled() and (parameter.requires_grad or _trains(quantizer)))
         and not torch.compiler.is_compiling()
         and not quantizer.is_observing

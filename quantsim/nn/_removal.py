@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import nn
 
@@ -43,7 +43,7 @@ def remove_entries(*selections: tuple[nn.ModuleList | nn.ModuleDict, Any]) -> Re
     """
     removed: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = []
     for container, keys in selections:
-        entries: dict[str, nn.Module | None] = container._modules
+        entries = cast(dict[str, nn.Module | None], container._modules)
         removed.extend((entries, name, entries[name]) for name in _names(container, keys))
     for entries, name, _ in removed:
         entries[name] = None

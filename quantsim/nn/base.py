@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quantsim.errors import ConfigurationError, QuantsimError
 from quantsim.nn import _encodings_transfer as transfer
-from quantsim.nn._parameter_cache import ParameterCache
+from quantsim.nn._parameter_cache import SMALLEST_CACHED, ParameterCache
 from quantsim.nn._removal import RestoreOnExit, remove_entries
 from quantsim.nn.calibration import calibrate_parameters
 from quantsim.nn.calibration import compute_encodings as compute_model_encodings
@@ -173,7 +173,7 @@ class BaseQuantizationMixin(nn.Module):
                 expected=f"one that {cls.__name__} implements",
                 fix=f"call {mixin.__name__}.from_module",
             )
-        quantized: Any = quantized_class.__new__(quantized_class)
+        quantized: Any = object.__new__(quantized_class)
         quantized.__dict__.update(_shared_attributes(module))
         quantized.__quant_init__()
         return quantized
@@ -184,7 +184,7 @@ class BaseQuantizationMixin(nn.Module):
         Parameters that `fold_param_quantizers` replaced are the original ones in it.
         """
         float_class = self._float_class()
-        original = float_class.__new__(float_class)
+        original = object.__new__(float_class)  # not its own: a deprecated class warns there
         original.__dict__.update(_shared_attributes(self))
         for name in _OWN_ATTRIBUTES:
             original.__dict__.pop(name, None)
@@ -262,8 +262,8 @@ class BaseQuantizationMixin(nn.Module):
         try:
             if not quantizer.is_initialized() and not torch.compiler.is_compiling():
                 self._calibrate_parameters(overwrite=False)
-            if torch.is_grad_enabled() and parameter.requires_grad:  # the usual case of training, decided cheaply
-                return quantizer(parameter)
+            if parameter.numel() < SMALLEST_CACHED or (parameter.requires_grad and torch.is_grad_enabled()):
+                return quantizer(parameter)  # small, or in training: what the cache would say, decided cheaply
             cache = self.__dict__.get("_quantized_parameter_cache")
             if cache is None:
                 if torch.compiler.is_compiling():
@@ -276,6 +276,8 @@ class BaseQuantizationMixin(nn.Module):
     @contextmanager
     def _patch_quantized_parameters(self, param_names: Iterable[str] | None = None) -> Iterator[None]:
         """Makes ``self.<parameter>`` the quantized value inside the block, for use in a custom ``forward``.
+
+        The substitution is seen by all threads: one module must not run in several threads at once.
 
         Args:
             param_names: Parameters to replace; all that have a quantizer by default.

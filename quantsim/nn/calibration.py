@@ -63,10 +63,23 @@ def compute_encodings(model: nn.Module) -> Iterator[CalibrationReport]:
         place.quantizer for name, module in modules for place in quantizer_places(name, module, ("param_quantizers",))
     ]
     report = CalibrationReport()
-    with preserve_on_error(parameters):
+    with preserve_on_error(parameters), _names_in_errors(modules):
         calibrate_parameters(modules, overwrite=True)
         with observe(activations, report):
             yield report
+
+
+@contextmanager
+def _names_in_errors(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Lets modules without a ``module_path`` give their name in this model in the errors of their forward."""
+    unnamed = [(name, module) for name, module in modules if getattr(module, "module_path", None) is None]
+    for name, module in unnamed:
+        module.__dict__["module_path"] = name
+    try:
+        yield
+    finally:
+        for _, module in unnamed:
+            module.__dict__.pop("module_path", None)
 
 
 def compute_param_encodings(model: nn.Module, *, overwrite: bool = True) -> None:

@@ -1,5 +1,4 @@
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
-# ruff: noqa: E501
 # fmt: off
 
 """Written by `python -m quantsim.nn.stubs`; do not edit."""

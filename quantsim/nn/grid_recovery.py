@@ -19,8 +19,9 @@ __all__ = ["recover_grid"]
 SAMPLE = 8
 """Elements of each set that are tried first; they rule out weights that are on no grid."""
 
-MOST_BITS = 16
-"""Beyond, float32 weights cannot tell a grid from its rounding errors."""
+MOST_STEPS = 1023
+"""Grids on which the largest element is more steps from zero are not sought: Euclid's algorithm multiplies the rounding
+errors of float32 by up to the square of this."""
 
 
 def recover_grid(quantizer: QuantizerBase, parameter: Tensor) -> bool:
@@ -87,7 +88,7 @@ def _symmetric_bounds(quantizer: QuantizerBase) -> tuple[int, int] | None:
     qmin, qmax = getattr(quantizer, "qmin", None), getattr(quantizer, "qmax", None)
     if not (isinstance(qmin, int) and isinstance(qmax, int) and getattr(quantizer, "symmetric", False)):
         return None
-    if (qmin + qmax) not in (0, -1) or qmax >= 2 ** (MOST_BITS - 1) or qmax < 1:
+    if (qmin + qmax) not in (0, -1) or qmax < 1:
         return None
     if getattr(quantizer, "zero_point_shift", None) or not hasattr(quantizer, "set_range"):
         return None
@@ -117,7 +118,7 @@ def _scales(groups: Tensor, qmin: int, qmax: int) -> Tensor | None:
     """The common divisor of each row, ``None`` if a row has none that makes all its elements fit."""
     largest = groups.abs().amax(dim=1)
     # Below half of the smallest scale that can reach the largest element, a remainder is rounding error.
-    floor = (0.5 * largest / max(-qmin, qmax)).unsqueeze(1)
+    floor = (0.5 * largest / min(MOST_STEPS, max(-qmin, qmax))).unsqueeze(1)
     divisors = groups.abs()
     while divisors.shape[1] > 1:
         if divisors.shape[1] % 2:
@@ -138,10 +139,13 @@ def _scales(groups: Tensor, qmin: int, qmax: int) -> Tensor | None:
 def _common_divisor(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:
     """Elementwise greatest common divisor of non-negative floats; remainders below ``floor`` count as zero."""
     a, b = torch.maximum(a, b), torch.minimum(a, b)
+    largest = a
     b = torch.where(b > floor, b, torch.zeros_like(b))
     while bool((b > 0).any()):
         safe = torch.where(b > 0, b, torch.ones_like(b))
         remainder = (a - (a / safe).round() * b).abs()
         remainder = torch.where(remainder > floor, remainder, torch.zeros_like(remainder))
         a, b = torch.where(b > 0, b, a), torch.where(b > 0, remainder, b)
-    return a
+    # The divisor has gathered errors; the larger number, divided by its integer, has only its own.
+    divisor = torch.where(a > 0, a, torch.ones_like(a))
+    return largest / (largest / divisor).round().clamp(min=1)

@@ -138,16 +138,16 @@ class SpecifiedQuantizedModule(SpecifiedModule, QuantizationMixin):
         if isinstance(result, Tensor):
             return self._quantize_outputs(result)
         if isinstance(result, tuple) and any(isinstance(item, QuantizedOperand) for item in result):
-            quantizers = list(quantizers_of(self, "output_quantizers").values())
-            return tuple(
-                item.dequantize()
-                if isinstance(item, QuantizedOperand)
-                else item
-                if index >= len(quantizers) or quantizers[index] is None
-                else self._quantize_tensor("output_quantizers", index, quantizers[index], item)
-                for index, item in enumerate(result)
-            )
+            return tuple(self._to_output(index, item) for index, item in enumerate(result))
         return self._quantize_outputs(result)
+
+    def _to_output(self, index: int, item: Any) -> Any:
+        from quantsim_kernels.operands import QuantizedOperand
+
+        if isinstance(item, QuantizedOperand):
+            return item.dequantize()
+        quantizer = quantizers_of(self, "output_quantizers").get(str(index))
+        return item if quantizer is None else self._quantize_tensor("output_quantizers", index, quantizer, item)
 
 
 def _require_callable(kernel: Any, where: str) -> Any:

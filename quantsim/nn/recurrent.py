@@ -138,7 +138,7 @@ class RecurrentModule(SpecifiedModule):
                 output, stacked = output.squeeze(1), tuple(part.squeeze(1) for part in stacked)
             elif module.batch_first:
                 output = output.transpose(0, 1)
-        return output, stacked if len(stacked) > 1 else stacked[0]
+        return output, stacked if module.mode == "LSTM" else stacked[0]
 
     def _initial_states(self, states: Any, first: Tensor, unbatched: bool, order: Tensor | None) -> State:
         """States before the first step, each of shape (layers * directions, batch, size), in the order of the steps."""

@@ -21,7 +21,6 @@ __all__ = ["stub_texts", "write_stubs"]
 _NOTE = '"""Written by `python -m quantsim.nn.stubs`; do not edit."""\n'
 _SETTINGS = (
     "# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false\n"
-    "# ruff: noqa: D101, D102, D107, E501, I001, RUF022\n"
     "# fmt: off\n"
 )
 

@@ -161,8 +161,15 @@ class RangeParameters(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
+        self.is_initialized()  # what the values say now; on the meta device they say nothing
+        was_meta = [name for name in self._range_parameter_names if self._range_parameter(name).is_meta]
         super()._apply(keep_dtype, recurse)
         self._forget_derived()
+        for name in was_meta:
+            values = self._range_parameter(name)
+            if not values.is_meta:  # to_empty: whatever the memory held is no range
+                values.detach().fill_(math.nan)
+                self._initialized = False
         return self
 
     def __getstate__(self) -> dict[str, Any]:

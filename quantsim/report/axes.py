@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Axis", "inverse_hyperbolic_axis", "linear_axis", "nice_ticks", "short_number"]
+
+_TICK_ROOM = 46.0  # pixels between two labels
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
@@ -101,10 +103,13 @@ def inverse_hyperbolic_axis(low: float, high: float, start: float, stop: float, 
     """
     if not high > low:
         low, high = low - unit, high + unit
-    decades = [0.0]
-    magnitude = 10.0 ** math.ceil(math.log10(unit))
-    while magnitude <= max(abs(low), abs(high)):
-        decades += [magnitude, -magnitude]
-        magnitude *= 10.0
-    ticks = tuple(sorted(tick for tick in decades if low <= tick <= high))
-    return Axis(low, high, start, stop, ticks, lambda value: math.asinh(value / unit))
+    bare = Axis(low, high, start, stop, (), lambda value: math.asinh(value / unit))
+    largest = math.floor(math.log10(max(abs(low), abs(high))))
+    decades = [10.0**power for power in range(largest, math.floor(math.log10(unit)) - 1, -1)]
+    ticks: list[float] = []
+    # Zero first, then powers of ten, then the numbers between them, as far as there is room.
+    for candidate in (0.0, *decades, *(5 * decade for decade in decades), *(2 * decade for decade in decades)):
+        for tick in {candidate, -candidate}:
+            if low <= tick <= high and all(abs(bare(tick) - bare(other)) >= _TICK_ROOM for other in ticks):
+                ticks.append(tick)
+    return replace(bare, ticks=tuple(sorted(ticks)))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from quantsim.report.axes import Axis, inverse_hyperbolic_axis, linear_axis, short_number
-from quantsim.report.data import Histogram, LayerSection, RangeSection, SchemeRow
+from quantsim.report.data import Histogram, LayerSection, RangeSection, SchemeRow, grid_reach
 from quantsim.report.svg import circle, line, picture, rectangle, text
 
 __all__ = ["histogram_chart", "layer_chart", "range_chart", "size_chart"]
@@ -148,7 +148,8 @@ def histogram_chart(histogram: Histogram, colours: Mapping[str, str]) -> Markup:
     colour = colours.get(histogram.scheme, "var(--accent)")
     parts = []
     if histogram.grid:
-        for start, stop in ((left, axis(histogram.grid[0])), (axis(histogram.grid[-1]), right)):
+        reach_low, reach_high = grid_reach(histogram.grid)
+        for start, stop in ((left, axis(reach_low)), (axis(reach_high), right)):
             if stop - start > 1.5:
                 parts.append(rectangle(start, top, stop - start, base - top, "clipped", tip="beyond the grid"))
     for count, start, stop in zip(histogram.counts, histogram.edges, histogram.edges[1:], strict=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -22,6 +23,7 @@ __all__ = [
     "SchemeRow",
     "Tone",
     "UnquantizedRow",
+    "grid_reach",
 ]
 
 
@@ -207,6 +209,24 @@ class Histogram:
                 f"histogram {self.title!r} has {len(self.edges)} edges; expected one more than its "
                 f"{len(self.counts)} bins, and at least one bin"
             )
+
+
+def grid_reach(grid: Sequence[float]) -> tuple[float, float]:
+    """How far values are rounded to the ends of a grid; what lies beyond is clipped to them.
+
+    Args:
+        grid: Rising points, at least one.
+
+    Returns:
+        The ends, each moved out by half of the last step.
+
+    Example:
+        >>> grid_reach((-1.0, 0.0, 2.0))
+        (-1.5, 3.0)
+    """
+    if len(grid) < 2:
+        return grid[0], grid[0]
+    return grid[0] - (grid[1] - grid[0]) / 2, grid[-1] + (grid[-1] - grid[-2]) / 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantsim.report.data import Histogram
+from quantsim.report.data import Histogram, grid_reach
 from quantsim.report.wording import describe_encoding
 from quantsim_encodings import AffineEncoding, Encoding, FloatEncoding, FloatFormat
 
 __all__ = ["float_grid", "grid_histogram"]
 
-_BINS = 128
+_FEWEST_BINS, _MOST_BINS = 24, 128
 _GREATEST_GRID = 1024
 
 
@@ -62,19 +62,20 @@ def grid_histogram(
         else:
             grid = tuple(float(code) for code in range(encoding.format.qmin, encoding.format.qmax + 1))
         codes = values / _spread(encoding.scale, values) - _spread(encoding.offset, values)
-        unit, half_step = "code before rounding", 0.5
+        unit = "code before rounding"
     elif isinstance(encoding, FloatEncoding) and encoding.scale is not None:
         grid = float_grid(encoding.format) or (-encoding.format.max, encoding.format.max)
         codes = values / _spread(encoding.scale, values)
-        unit, half_step = "value in units of the scale", 0.0
+        unit = "value in units of the scale"
     else:
         return None
     if codes.numel() == 0:
         return None
     codes = codes.flatten().double()
-    beyond = int(((codes < grid[0] - half_step) | (codes > grid[-1] + half_step)).sum())
-    low, high = min(float(codes.min()), grid[0] - half_step), max(float(codes.max()), grid[-1] + half_step)
-    bins = _BINS if len(grid) > 32 else 6 * len(grid)
+    lowest, highest = grid_reach(grid)
+    beyond = int(((codes < lowest) | (codes > highest)).sum())
+    low, high = min(float(codes.min()), lowest), max(float(codes.max()), highest)
+    bins = min(max(codes.numel() // 8, _FEWEST_BINS), _MOST_BINS)
     counts = torch.histc(codes, bins=bins, min=low, max=high)
     edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
     return Histogram(

@@ -1,4 +1,8 @@
-"""Calibration against the plain forward of the same batches; and one weight's SQNR search."""
+"""Calibration against the plain forward of the same batches; and one weight's SQNR search.
+
+In whole models the activations use the analyzer that is measured and the weights min-max: a weight is searched once, however many batches
+are observed, so its search is measured by itself.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +40,16 @@ def analyzer(kind: str, quantizer: QuantizerBase) -> object:
 
 
 def simulation(model: nn.Module, example: object, kind: str) -> QuantizationSimModel:
-    """A w8a8 simulation whose activation quantizers use one kind of analyzer (weights keep the preset's)."""
+    """A w8a8 simulation whose activation quantizers use one kind of analyzer, and its weights min-max."""
     sim = QuantizationSimModel(model, example, config="w8a8")
     for module in sim.model.modules():
         for container in ("input_quantizers", "output_quantizers"):
             for quantizer in getattr(module, container, ()):
                 if quantizer is not None:
                     quantizer.encoding_analyzer = analyzer(kind, quantizer)
+        for quantizer in getattr(module, "param_quantizers", {}).values():
+            if quantizer is not None:
+                quantizer.encoding_analyzer = analyzer("min-max", quantizer)
     return sim
 
 

@@ -52,7 +52,7 @@ def describe(row: Row) -> list[str]:
     return [
         row.label,
         f"{row.minimum:.{digits}f} {row.unit}",
-        f"{row.median:.{digits}f} {row.unit}",
+        "" if row.ratio_of_minima is None else f"{row.median:.{digits}f} {row.unit}",
         ratio,
         median_ratio,
         row.against,

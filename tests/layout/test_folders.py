@@ -16,6 +16,8 @@ PACKAGES = {
     "quantsim_encodings": ROOT / "encodings" / "quantsim_encodings",
 }
 LONGEST_FILE = 500
+# Tests that hold a whole folder against material from outside mirror no single file of it.
+WHOLE_FOLDER_TESTS = {"package", "fuzz", "aimet_vectors"}
 VAGUE_NAMES = {"util", "utils", "utilities", "helper", "helpers", "common", "misc", "tools", "stuff", "base_utils"}
 WHAT_ENCODINGS_MAY_USE = {"pydantic", "pydantic_core", "numpy", "quantsim_encodings"}
 
@@ -143,7 +145,7 @@ def test_all_files_postpone_annotations() -> None:
 def _source_stems(folder: Path) -> set[str]:
     """Names a test beside `folder`'s mirror may carry: its modules, its sub-packages, and its own name."""
     modules = {path.stem for path in folder.glob("*.py") if path.name != "__init__.py"}
-    packages = {path.parent.name for path in folder.glob("*/__init__.py")} | {folder.name, "package"}
+    packages = {path.parent.name for path in folder.glob("*/__init__.py")} | {folder.name} | WHOLE_FOLDER_TESTS
     # test_x.py and test__x.py both mirror a private _x.py.
     return {name for stem in modules | packages for name in (stem, stem.lstrip("_"))}
 

@@ -163,6 +163,14 @@ def test_loads_takes_text_only() -> None:
         loads(3)  # type: ignore[arg-type]
 
 
+def test_size_limit_can_be_raised(tmp_path: Path) -> None:
+    path = DATA / "m_2.0.0.encodings"
+    assert len(validate(path, max_bytes=100)) == 1
+    with pytest.raises(EncodingsError, match="expected at most 100; max_bytes= admits more"):
+        read(path, max_bytes=100)
+    assert len(read(path, max_bytes=10**10)) == 10
+
+
 def test_error_of_bad_text_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "truncated.encodings"
     path.write_bytes((DATA / "m_2.0.0.encodings").read_bytes()[:-10])

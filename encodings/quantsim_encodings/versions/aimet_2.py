@@ -249,7 +249,7 @@ def _decode_grouped(
     if layout is None:
         return None
     # The width after multiplication is not in the file; AIMET's LPBQ doubles the bits.
-    return GroupedBlockEncoding.from_scales(
+    encoding = GroupedBlockEncoding.from_scales(
         format=format,
         per_channel_scale=channels,
         per_block_int_scale=np.asarray(integers),
@@ -257,6 +257,10 @@ def _decode_grouped(
         granularity=layout[0],
         block_size=layout[1],
     )
+    if encoding.per_channel_scale.shape[item.axis] != 1:
+        problems.add(path, f"is LPBQ whose channels' scales differ along the blocks' axis {item.axis}")
+        return None
+    return encoding
 
 
 def _decode_nested(item: NestedEncoding21, path: str, problems: ProblemCollector) -> GroupedBlockEncoding | None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from quantsim_kernels.reference import affine, float_cast
+from quantsim_kernels.reference import affine, affine_parameters, float_cast, operand_layout
 
-__all__ = ["affine", "float_cast"]
+__all__ = ["affine", "affine_parameters", "float_cast", "operand_layout"]

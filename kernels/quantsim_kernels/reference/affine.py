@@ -16,12 +16,23 @@ the number of blocks of each of the last dimensions of ``x``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from quantsim_kernels.reference.affine_parameters import (
+    calibration_range,
+    dynamic_scale_and_offset,
+    minimum_scale,
+    range_from_scale_and_offset,
+    round_straight_through,
+    scale_and_offset,
+    symmetric_offset,
+    symmetric_range,
+)
+from quantsim_kernels.reference.operand_layout import blocked_shapes, computation_dtype
 
 __all__ = [
     "blocked_shapes",
@@ -42,279 +53,6 @@ __all__ = [
     "symmetric_range",
 ]
 
-_FLOAT32_EPS = 2.0**-23
-_SMALLEST_RANGE = 0.01
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Scale and offset
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def minimum_scale(qmin: int, qmax: int) -> float:
-    """The smallest scale that is ever used, ``min(2**-23, 0.01 / n)``.
-
-    It keeps a constant or all-zero tensor from a division by zero, and small enough not to be seen: the whole grid
-    spans at most 0.01.
-
-    Args:
-        qmin: smallest integer of the grid.
-        qmax: largest integer of the grid.
-
-    Example:
-        >>> minimum_scale(-128, 127) == 2.0**-23
-        True
-        >>> f"{minimum_scale(-(2**31), 2**31 - 1):.3e}"
-        '2.328e-12'
-    """
-    return min(_FLOAT32_EPS, _SMALLEST_RANGE / (qmax - qmin))
-
-
-def symmetric_offset(qmin: int, qmax: int) -> int:
-    """Offset of a symmetric grid, ``-rint((qmin + qmax) / 2)``: 0 for signed integers, -128 for 0..255.
-
-    Example:
-        >>> symmetric_offset(-128, 127), symmetric_offset(-7, 7), symmetric_offset(0, 255)
-        (0, 0, -128)
-    """
-    return -round((qmin + qmax) / 2)
-
-
-def scale_and_offset(
-    minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, symmetric: bool
-) -> tuple[Tensor, Tensor]:
-    """Scale and offset of a real range, in float32, differentiable in both ends.
-
-    ``s = max(|max - min| / n, s_min)``. Symmetric: ``o`` is :func:`symmetric_offset`. Asymmetric: the range is first
-    widened so that it includes 0, then ``o = clamp(rint(min / s) - qmin, -qmax, -qmin)``: 0 is always on the grid.
-    The rounding in ``o`` passes gradients straight through.
-
-    Args:
-        minimum: lower ends, any shape.
-        maximum: upper ends, same shape as ``minimum``.
-        qmin: smallest integer of the grid.
-        qmax: largest integer of the grid.
-        symmetric: whether the offset is fixed by the grid alone.
-
-    Returns:
-        ``(scale, offset)``, both float32 in the shape of ``minimum``.
-
-    Example:
-        >>> scale, offset = scale_and_offset(torch.tensor(-1.0), torch.tensor(3.0), 0, 255, symmetric=False)
-        >>> round(float(scale), 6), float(offset)
-        (0.015686, -64.0)
-        >>> scale, offset = scale_and_offset(torch.tensor(1.0), torch.tensor(3.0), 0, 255, symmetric=False)
-        >>> round(float(scale), 6), float(offset)
-        (0.011765, 0.0)
-    """
-    minimum, maximum = minimum.to(torch.float32), maximum.to(torch.float32)
-    if not symmetric:
-        minimum, maximum = minimum.clamp(max=0.0), maximum.clamp(min=0.0)
-    scale = ((maximum - minimum) / (qmax - qmin)).abs().clamp(min=minimum_scale(qmin, qmax))
-    if symmetric:
-        return scale, torch.full_like(scale, float(symmetric_offset(qmin, qmax)), requires_grad=False)
-    offset = (round_straight_through(minimum / scale) - qmin).clamp(-qmax, -qmin)
-    return scale, offset
-
-
-def range_from_scale_and_offset(scale: Tensor, offset: Tensor | None, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
-    """The real range that a grid covers: ``s * (o + qmin)`` and ``s * (o + qmax)``.
-
-    Args:
-        scale: scales, any shape.
-        offset: offsets that broadcast with ``scale``; ``None`` means 0.
-        qmin: smallest integer of the grid.
-        qmax: largest integer of the grid.
-
-    Example:
-        >>> [round(float(end), 4) for end in range_from_scale_and_offset(torch.tensor(2 / 255), None, -128, 127)]
-        [-1.0039, 0.9961]
-    """
-    if offset is None:
-        return scale * qmin, scale * qmax
-    return scale * (offset + qmin), scale * (offset + qmax)
-
-
-def calibration_range(
-    minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, symmetric: bool
-) -> tuple[Tensor, Tensor]:
-    """The range that a quantizer takes when values from ``minimum`` to ``maximum`` were observed.
-
-    The range is made to include 0, then widened where its step would fall below :func:`minimum_scale`. For a symmetric
-    grid it is then centred so that nothing observed is clipped: with ``h = floor(n/2)`` steps above zero and
-    ``l = ceil(n/2)`` below, ``delta = max(max / h, -min / l)`` and the range is ``-l * delta .. h * delta``.
-    Two-bit grids (``n = 3``) take ``max / (h + 1)``: clipping the largest value by half a step uses all four codes.
-
-    Args:
-        minimum: smallest values observed, any shape.
-        maximum: largest values observed, same shape.
-        qmin: smallest integer of the grid.
-        qmax: largest integer of the grid.
-        symmetric: whether the grid is symmetric.
-
-    Returns:
-        ``(minimum, maximum)`` of the range, in the observed dtype.
-
-    Example:
-        >>> low, high = calibration_range(torch.tensor(-0.5), torch.tensor(1.0), -128, 127, symmetric=True)
-        >>> round(float(low), 4), round(float(high), 4)
-        (-1.0079, 1.0)
-    """
-    steps = qmax - qmin
-    above, below = steps // 2, math.ceil(steps / 2)
-    smallest = minimum_scale(qmin, qmax)
-    dtype = minimum.dtype
-    minimum, maximum = minimum.clamp(max=0.0), maximum.clamp(min=0.0)
-    widening = smallest * ((maximum - minimum) / steps < smallest)
-    if symmetric:
-        maximum, minimum = maximum + above * widening, minimum - below * widening
-        delta = torch.maximum(maximum / (above + 1 if steps == 3 else above), -minimum / below)
-        minimum, maximum = -below * delta, above * delta
-    else:
-        maximum = maximum + steps * widening
-    limits = torch.finfo(dtype)
-    return minimum.clamp(min=limits.min).to(dtype), maximum.clamp(max=limits.max).to(dtype)
-
-
-def symmetric_range(minimum: Tensor, maximum: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
-    """The symmetric case of :func:`calibration_range`.
-
-    Example:
-        >>> low, high = symmetric_range(torch.tensor(-2.0), torch.tensor(1.0), -7, 7)
-        >>> float(low), float(high)
-        (-2.0, 2.0)
-    """
-    return calibration_range(minimum, maximum, qmin, qmax, symmetric=True)
-
-
-def grouped_block_scale(
-    raw_scale: Tensor, block_grouping: Sequence[int], bits: int, decompressed_bits: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scales of low-power block quantization: each block's scale is a small integer times one scale per group.
-
-    With ``m = 2**(decompressed_bits - bits)``: ``s_group = max over the group of s_raw / m`` and
-    ``s_block = s_group * clamp(rint(s_raw / s_group), 1, m)``. Differentiable in ``raw_scale``.
-
-    Args:
-        raw_scale: one scale for each block, shape ``(n0, n1, ...)``.
-        block_grouping: how many neighbouring blocks share one group scale, for each dimension; -1 means all.
-        bits: width of the quantized values.
-        decompressed_bits: width after the integer block scale is multiplied in; at least ``bits``.
-
-    Returns:
-        ``(scale, per_group_scale, per_block_integer_scale)``; the first and last in the shape of ``raw_scale``, the
-        second with one entry for each group.
-
-    Raises:
-        ValueError: ``decompressed_bits < bits``, or the grouping does not divide ``raw_scale``.
-
-    Example:
-        >>> scale, group, integers = grouped_block_scale(torch.tensor([[0.16, 0.09]]), (1, -1), 4, 8)
-        >>> integers.tolist(), round(float(group), 4)
-        ([[16.0, 9.0]], 0.01)
-    """
-    if decompressed_bits < bits:
-        raise ValueError(
-            f"grouped_block_scale(decompressed_bits): got {decompressed_bits}, expected at least bits = {bits}"
-        )
-    if len(block_grouping) != raw_scale.dim():
-        raise ValueError(
-            f"grouped_block_scale(block_grouping): got {tuple(block_grouping)} for scales of shape "
-            f"{tuple(raw_scale.shape)}, expected one entry for each dimension"
-        )
-    groups: list[int] = []
-    for size, group in zip(raw_scale.shape, block_grouping, strict=True):
-        width = size if group == -1 else group
-        if width < 1 or size % width:
-            raise ValueError(
-                f"grouped_block_scale(block_grouping): got {tuple(block_grouping)} for scales of shape "
-                f"{tuple(raw_scale.shape)}, expected entries that divide each dimension, or -1"
-            )
-        groups.append(size // width)
-    multiplier = 2 ** (decompressed_bits - bits)
-    view, _ = blocked_shapes(raw_scale.shape, groups, tuple(block_grouping))
-    group_scale = raw_scale.reshape(view).amax(dim=tuple(range(1, len(view), 2))) / multiplier
-    scale = quantize_dequantize(raw_scale, group_scale, None, 1, multiplier, block_size=tuple(block_grouping))
-    integers = quantize(raw_scale.detach(), group_scale.detach(), None, 1, multiplier, tuple(block_grouping))
-    return scale, group_scale, integers
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Shapes and dtypes
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def computation_dtype(dtype: torch.dtype, qmin: int, qmax: int) -> torch.dtype:
-    """The dtype in which a grid is computed for inputs of ``dtype``.
-
-    The input's own where the grid is exact in it with room for rounding (``eps <= 0.25 / n`` and every integer of the
-    grid representable: 4 bits for bfloat16, 8 for float16, 21 for float32), else the next of float32 and float64.
-
-    Example:
-        >>> computation_dtype(torch.bfloat16, -8, 7), computation_dtype(torch.bfloat16, -128, 127)
-        (torch.bfloat16, torch.float32)
-    """
-    steps, largest = qmax - qmin, max(abs(qmin), abs(qmax))
-    for candidate in (dtype, torch.float32):
-        eps = torch.finfo(candidate).eps
-        if steps * eps <= 0.25 and largest * eps <= 2.0:
-            return candidate
-    return torch.float64
-
-
-def blocked_shapes(
-    shape: Sequence[int], scale_shape: Sequence[int], block_size: Sequence[int] | None
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes in which a tensor and its scale broadcast, and the check that they fit.
-
-    Without ``block_size`` the two shapes themselves; with it, each of the tensor's last dimensions is split in
-    (number of blocks, block size) and each dimension of the scale in (number of blocks, 1).
-
-    Args:
-        shape: shape of the tensor.
-        scale_shape: shape of the scale.
-        block_size: one entry for each dimension of the scale, -1 for "the dimension divided evenly"; or ``None``.
-
-    Raises:
-        ValueError: the scale would not broadcast to the tensor's shape, or the blocks do not tile it.
-
-    Example:
-        >>> blocked_shapes((8, 64), (8, 2), (1, 32))
-        ((8, 1, 2, 32), (8, 1, 2, 1))
-    """
-    # A lone number fits every tensor, 0-d tensors included.
-    if block_size is None:
-        if len(scale_shape) > len(shape) and math.prod(scale_shape) == 1:
-            return tuple(shape), ()
-        fits = len(scale_shape) <= len(shape) and all(
-            scale in (1, size) for size, scale in zip(reversed(shape), reversed(scale_shape), strict=False)
-        )
-        if not fits:
-            raise ValueError(
-                f"scale: got shape {tuple(scale_shape)} for a tensor of shape {tuple(shape)}, expected a shape that "
-                "broadcasts to the tensor's without enlarging it; give one scale, (channels, 1, ...) for one a "
-                "channel, or block_size for blocks"
-            )
-        return tuple(shape), tuple(scale_shape)
-    if len(block_size) != len(scale_shape) or len(scale_shape) > len(shape):
-        raise ValueError(
-            f"block_size: got {tuple(block_size)} with a scale of shape {tuple(scale_shape)} and a tensor of shape "
-            f"{tuple(shape)}, expected one entry for each dimension of the scale, at most as many as the tensor has"
-        )
-    lead = len(shape) - len(scale_shape)
-    view, scale_view = list(shape[:lead]), []
-    for size, blocks, width in zip(shape[lead:], scale_shape, block_size, strict=True):
-        if (width == -1 and blocks and size % blocks == 0) or (width > 0 and width * blocks == size):
-            view += [blocks, size // blocks if blocks else width]
-            scale_view += [blocks, 1]
-        else:
-            raise ValueError(
-                f"block_size: got {tuple(block_size)} with a scale of shape {tuple(scale_shape)} and a tensor of "
-                f"shape {tuple(shape)}, expected number of blocks x block size = tensor size in each dimension "
-                f"({blocks} x {width} != {size}); -1 means the dimension divided evenly"
-            )
-    return tuple(view), tuple(scale_view)
-
 
 def _operands(
     x: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequence[int] | None, dtype: torch.dtype
@@ -326,35 +64,6 @@ def _operands(
         _, offset_view = blocked_shapes(x.shape, offset.shape, block_size if offset.dim() == scale.dim() // 2 else None)
         offset = offset.reshape(offset_view).to(dtype=dtype, device=x.device)
     return x.reshape(view).to(dtype), scale, offset
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Quantize, dequantize
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class _RoundStraightThrough(torch.autograd.Function):
-    """``rint`` whose gradient is 1. (``x + (rint(x) - x)`` would lose the last bit and turn inf into NaN.)"""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-def round_straight_through(x: Tensor) -> Tensor:
-    """``x`` rounded to the nearest integer, ties to even; the gradient passes unchanged.
-
-    Example:
-        >>> round_straight_through(torch.tensor([0.5, 1.5, -0.5])).tolist()
-        [0.0, 2.0, -0.0]
-    """
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _RoundStraightThrough.apply(x)  # type: ignore[no-any-return]
-    return x.round()
 
 
 def quantize(
@@ -398,9 +107,7 @@ def quantize(
     return (rounded.clamp(qmin, qmax) + 0.0).to(x.dtype).reshape(x.shape)
 
 
-def dequantize(
-    q: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequence[int] | None = None
-) -> Tensor:
+def dequantize(q: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequence[int] | None = None) -> Tensor:
     """Real values ``x^ = (q + o) * s``.
 
     Args:
@@ -414,7 +121,9 @@ def dequantize(
         ValueError: shapes do not fit.
 
     Example:
-        >>> dequantize(torch.tensor([0, 200], dtype=torch.uint8), torch.tensor(0.5), torch.tensor(-128.0)).tolist()
+        >>> dequantize(
+        ...     torch.tensor([0, 200], dtype=torch.uint8), torch.tensor(0.5), torch.tensor(-128.0)
+        ... ).tolist()
         [-64.0, 36.0]
     """
     dtype = q.dtype if q.is_floating_point() else scale.dtype
@@ -568,33 +277,63 @@ def quantize_dequantize(
     return _quantize_dequantize(*arguments)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Ranges taken from the data at run time, one for each row of the last dimension
-# ---------------------------------------------------------------------------------------------------------------------
+def grouped_block_scale(
+    raw_scale: Tensor, block_grouping: Sequence[int], bits: int, decompressed_bits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scales of low-power block quantization: each block's scale is a small integer times one scale per group.
 
-
-def dynamic_scale_and_offset(x: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scale and offset of each row of the last dimension, from the row's own smallest and largest value.
+    With ``m = 2**(decompressed_bits - bits)``: ``s_group = max over the group of s_raw / m`` and
+    ``s_block = s_group * clamp(rint(s_raw / s_group), 1, m)``. Differentiable in ``raw_scale``.
 
     Args:
-        x: floating-point tensor, shape ``(..., n)`` with ``n >= 1``.
-        qmin: smallest integer of the grid.
-        qmax: largest integer of the grid.
-        symmetric: whether the grid is symmetric.
+        raw_scale: one scale for each block, shape ``(n0, n1, ...)``.
+        block_grouping: how many neighbouring blocks share one group scale, for each dimension; -1 means all.
+        bits: width of the quantized values.
+        decompressed_bits: width after the integer block scale is multiplied in; at least ``bits``.
 
     Returns:
-        ``(scale, offset)``, float32, shape ``(..., 1)``.
+        ``(scale, per_group_scale, per_block_integer_scale)``; the first and last in the shape of ``raw_scale``, the
+        second with one entry for each group.
+
+    Raises:
+        ValueError: ``decompressed_bits < bits``, or the grouping does not divide ``raw_scale``.
 
     Example:
-        >>> scale, offset = dynamic_scale_and_offset(torch.tensor([[0.0, 2.55], [-2.55, 0.0]]), 0, 255, False)
-        >>> offset.tolist()
-        [[0.0], [-255.0]]
+        >>> scale, group, integers = grouped_block_scale(torch.tensor([[0.16, 0.09]]), (1, -1), 4, 8)
+        >>> integers.tolist(), round(float(group), 4)
+        ([[16.0, 9.0]], 0.01)
     """
-    minimum = x.amin(dim=-1, keepdim=True).to(torch.float32)
-    maximum = x.amax(dim=-1, keepdim=True).to(torch.float32)
-    if symmetric:
-        minimum, maximum = symmetric_range(minimum, maximum, qmin, qmax)
-    return scale_and_offset(minimum, maximum, qmin, qmax, symmetric)
+    if decompressed_bits < bits:
+        raise ValueError(
+            f"grouped_block_scale(decompressed_bits): got {decompressed_bits}, expected at least bits = {bits}"
+        )
+    if len(block_grouping) != raw_scale.dim():
+        raise ValueError(
+            f"grouped_block_scale(block_grouping): got {tuple(block_grouping)} for scales of shape "
+            f"{tuple(raw_scale.shape)}, expected one entry for each dimension"
+        )
+    groups: list[int] = []
+    for size, group in zip(raw_scale.shape, block_grouping, strict=True):
+        width = size if group == -1 else group
+        if width < 1 or size % width:
+            raise ValueError(
+                f"grouped_block_scale(block_grouping): got {tuple(block_grouping)} for scales of shape "
+                f"{tuple(raw_scale.shape)}, expected entries that divide each dimension, or -1"
+            )
+        groups.append(size // width)
+    multiplier = 2 ** (decompressed_bits - bits)
+    view, _ = blocked_shapes(raw_scale.shape, groups, tuple(block_grouping))
+    group_scale = raw_scale.reshape(view).amax(dim=tuple(range(1, len(view), 2))) / multiplier
+    scale = quantize_dequantize(raw_scale, group_scale, None, 1, multiplier, block_size=tuple(block_grouping))
+    integers = quantize(raw_scale.detach(), group_scale.detach(), None, 1, multiplier, tuple(block_grouping))
+    return scale, group_scale, integers
+
+
+def _dynamic_quantize_dequantize(x: Tensor, qmin: int, qmax: int, symmetric: bool) -> Tensor:
+    scale, offset = dynamic_scale_and_offset(x, qmin, qmax, symmetric)
+    # A compiler drops sums with a tensor of zeros, and with them the step from -0 to 0; it keeps the one with a number.
+    known_zero = symmetric and symmetric_offset(qmin, qmax) == 0
+    return _quantize_dequantize(x, scale, None if known_zero else offset, qmin, qmax, None, 0.0)
 
 
 class _DynamicQuantizeDequantize(torch.autograd.Function):
@@ -602,8 +341,7 @@ class _DynamicQuantizeDequantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, qmin: int, qmax: int, symmetric: bool) -> Tensor:
-        scale, offset = dynamic_scale_and_offset(x, qmin, qmax, symmetric)
-        return _quantize_dequantize(x, scale, offset, qmin, qmax, None, 0.0)
+        return _dynamic_quantize_dequantize(x, qmin, qmax, symmetric)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -631,5 +369,4 @@ def dynamic_quantize_dequantize(x: Tensor, qmin: int, qmax: int, symmetric: bool
         return dynamic_quantize_dequantize(x.reshape(1), qmin, qmax, symmetric).reshape(())
     if torch.is_grad_enabled() and x.requires_grad:
         return _DynamicQuantizeDequantize.apply(x, qmin, qmax, symmetric)  # type: ignore[no-any-return]
-    scale, offset = dynamic_scale_and_offset(x, qmin, qmax, symmetric)
-    return _quantize_dequantize(x, scale, offset, qmin, qmax, None, 0.0)
+    return _dynamic_quantize_dequantize(x, qmin, qmax, symmetric)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from quantsim_encodings.formats import FloatFormat, NanEncoding
-from quantsim_kernels.reference.affine import blocked_shapes
+from quantsim_kernels.reference.operand_layout import blocked_shapes
 
 __all__ = [
     "MAX_EXPONENT_BITS",
@@ -59,7 +59,9 @@ def check_format(format: FloatFormat, dtype: torch.dtype, saturate: bool) -> Non
             saturates nor has a code for what is too large.
     """
     if not isinstance(format, FloatFormat):
-        raise TypeError(f"format: got {type(format).__name__}, expected a FloatFormat, for instance float_format('e4m3fn')")
+        raise TypeError(
+            f"format: got {type(format).__name__}, expected a FloatFormat, for instance float_format('e4m3fn')"
+        )
     if not dtype.is_floating_point:
         raise TypeError(f"x: got {dtype}, expected a floating-point tensor; convert it with x.float()")
     if format.exponent_bits > MAX_EXPONENT_BITS or format.mantissa_bits > MAX_MANTISSA_BITS:
@@ -150,11 +152,11 @@ def float_cast(x: Tensor, format: FloatFormat, saturate: bool = True, saturate_i
     overflow = format.max if saturate else (math.inf if format.has_infinity else math.nan)
     result = torch.where((result > format.max) | infinite, torch.full_like(result, overflow), result)
     if format.has_infinity or saturate_infinity:
-        result = torch.where(
-            infinite, torch.full_like(result, format.max if saturate_infinity else math.inf), result
-        )
+        result = torch.where(infinite, torch.full_like(result, format.max if saturate_infinity else math.inf), result)
     if not format.has_zero:
-        result = torch.where(result < format.tiny, torch.full_like(result, format.tiny if saturate else math.nan), result)
+        result = torch.where(
+            result < format.tiny, torch.full_like(result, format.tiny if saturate else math.nan), result
+        )
     if format.signed:
         result = torch.copysign(result, wide)
         if not format.has_negative_zero:

@@ -97,7 +97,7 @@ def _forward(
     block_size: Sequence[int] | None,
     inplace: bool,
 ) -> Tensor:
-    if -_FLOAT32_GRID <= qmin and qmax <= _FLOAT32_GRID and x.dtype is torch.float32:
+    if qmin >= -_FLOAT32_GRID and qmax <= _FLOAT32_GRID and x.dtype is torch.float32:
         dtype = torch.float32
     else:
         dtype = reference.computation_dtype(x.dtype, qmin, qmax)
@@ -194,8 +194,12 @@ def _backward(
     ):
         return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
     scratch = torch.empty((3, min(x.numel(), 2 * _pieces.BACKWARD_PIECE_ELEMENTS)), dtype=dtype)
-    for (source, g, target), (s_piece, o_piece, ds_total, do_total) in pieces(*aligned, _pieces.BACKWARD_PIECE_ELEMENTS):
-        assert s_piece is not None and ds_total is not None and do_total is not None
+    for (source, g, target), (s_piece, o_piece, ds_total, do_total) in pieces(
+        *aligned, _pieces.BACKWARD_PIECE_ELEMENTS
+    ):
+        assert s_piece is not None
+        assert ds_total is not None
+        assert do_total is not None
         buffers = tuple(buffer[: source.numel()].view(source.shape) for buffer in scratch)
         if source.dtype is not dtype:
             source = buffers[0].copy_(source)
@@ -268,10 +272,12 @@ class _QuantizeDequantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, scale, offset = ctx.saved_tensors
-        gradients = _backward(grad, x, scale, offset, *ctx.arguments, ctx.needs_input_grad[:3])
-        return (*gradients, None, None, None)
+        qmin, qmax, block_size = ctx.arguments
+        wants = ctx.needs_input_grad[:3]
+        results = _backward(gradients[0], x, scale, offset, qmin, qmax, block_size, wants)
+        return (*results, None, None, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -329,9 +335,7 @@ def quantize(
     return apply_in_pieces(step, x, (s, o), view, dtype=dtype, out_dtype=x.dtype)
 
 
-def dequantize(
-    q: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequence[int] | None = None
-) -> Tensor:
+def dequantize(q: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequence[int] | None = None) -> Tensor:
     """Fused passes on the CPU; with gradients it is the reference.
 
     Arguments, result and errors as :func:`quantsim_kernels.affine_dequantize`.
@@ -362,8 +366,8 @@ class _DynamicQuantizeDequantize(torch.autograd.Function):
         return _dynamic_forward(x, qmin, qmax, symmetric, False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return grad, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return gradients[0], None, None, None
 
 
 def _dynamic_parameters(x: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
@@ -404,9 +408,7 @@ def _dynamic_forward(x: Tensor, qmin: int, qmax: int, symmetric: bool, inplace: 
     return out
 
 
-def dynamic_quantize_dequantize(
-    x: Tensor, qmin: int, qmax: int, symmetric: bool, *, inplace: bool = False
-) -> Tensor:
+def dynamic_quantize_dequantize(x: Tensor, qmin: int, qmax: int, symmetric: bool, *, inplace: bool = False) -> Tensor:
     """Range and grid of each piece while it is in the cache.
 
     Arguments, result and errors as :func:`quantsim_kernels.affine_dynamic_quantize_dequantize`.

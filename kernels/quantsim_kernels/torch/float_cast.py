@@ -1,10 +1,10 @@
 """Casts to any floating-point format on the CPU: the reference's numbers, bit for bit, in about six passes.
 
-Adding and subtracting ``1.5 * 2**(23 - m)`` times the power of two at or below ``|x|`` rounds a float32 to ``m`` fraction
-bits, ties to even: the sum's own last bit then weighs one quantum. Clamping that power of two from below gives
-subnormals, from above it keeps the sum finite. Formats with float32's exponents leave no room above, so they are rounded
-on the integer bits instead, which also carries into the exponent as it must. Measured against the reference on all
-float16, all bfloat16 and random float32 bit patterns.
+Adding and subtracting ``1.5 * 2**(23 - m)`` times the power of two at or below ``|x|`` rounds a float32 to ``m``
+fraction bits, ties to even: the sum's own last bit then weighs one quantum. Clamping that power of two from below gives
+subnormals, from above it keeps the sum finite. Formats with float32's exponents leave no room above, so they are
+rounded on the integer bits instead, which also carries into the exponent as it must. Tested against the reference on
+all float16, all bfloat16 and random float32 bit patterns.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def _round_by_bits(x: Tensor, format: FloatFormat, out: Tensor | None) -> Tensor
     return torch.where(x != x, x, result) if out is None or out is x else torch.where(x != x, x, result, out=out)
 
 
-def _cast_piece(
-    x: Tensor, format: FloatFormat, saturate: bool, saturate_infinity: bool, out: Tensor | None
-) -> Tensor:
+def _cast_piece(x: Tensor, format: FloatFormat, saturate: bool, saturate_infinity: bool, out: Tensor | None) -> Tensor:
     """All of a cast on one float32 piece; ``out`` may be ``x``."""
     law = _law(format)
     y = law(x, format, out)

@@ -90,6 +90,7 @@ def _progress(console: Console) -> Iterator[Progress]:
         yield progress
 
 
+@torch.no_grad()
 def _run_workload(
     workload: Workload,
     settings: DemoSettings,
@@ -127,7 +128,6 @@ def _run_workload(
     )
 
 
-@torch.no_grad()
 def _calibrated(workload: Workload, scheme: str, progress: Progress) -> QuantizationSimModel:
     step = progress.add_task(f"{workload.title}: {scheme}: simulate, calibrate", total=2)
     simulation = QuantizationSimModel(workload.reference, workload.example_inputs, config=scheme)

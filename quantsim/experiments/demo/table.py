@@ -21,8 +21,10 @@ def result_table(experiment: ExperimentResult) -> Table:
     table = Table(
         title=f"{experiment.title} ({experiment.parameters:,} parameters)", title_justify="left", header_style="bold"
     )
-    table.add_column("scheme", style="cyan", no_wrap=True)
-    for name in ("accuracy", *(("retrieval@1",) if retrieves else ()), "cosine to FP32", "SQNR dB", "size"):
+    table.add_column("\nscheme", style="cyan", no_wrap=True)
+    # Two lines of head and no outer frame: the table fits a terminal of 80 columns.
+    scores = ("accuracy\n%", "retrieval@1\n%") if retrieves else ("accuracy\n%",)
+    for name in (*scores, "cosine\nto FP32", "SQNR\ndB", "\nsize"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row(*_cells(experiment.reference, experiment.reference), end_section=True)
     for scheme in experiment.schemes:
@@ -42,10 +44,10 @@ def _cells(result: SchemeResult, reference: SchemeResult) -> list[str]:
 
 def _share(value: float, reference: float, is_reference: bool) -> str:
     if is_reference:
-        return f"{100 * value:.2f} %"
+        return f"{100 * value:.2f}      "
     points = 100 * (value - reference)
     colour = "green" if points >= -0.5 else "yellow" if points >= -2 else "red"
-    return f"{100 * value:.2f} % [{colour}]{points:+.2f}[/]"
+    return f"{100 * value:.2f} [{colour}]{points:+.2f}[/]"
 
 
 def _size(size: int) -> str:

@@ -17,6 +17,7 @@ from quantsim.experiments.demo.settings import DemoSettings
 
 __all__ = ["Measured", "Workload", "digits_workload", "minilm_workload"]
 
+_MINILM, _DIGITS = "all-MiniLM-L6-v2", "Digits CNN"
 _DIGITS_CALIBRATION_IMAGES = 256
 _INSPECTED_TEXTS = 8
 _INSPECTED_IMAGES = 64
@@ -71,7 +72,7 @@ def minilm_workload(settings: DemoSettings, progress: Progress) -> Workload:
         settings: How many texts.
         progress: Gets the steps of the preparation.
     """
-    step = progress.add_task("MiniLM: read docstrings, load weights", total=2)
+    step = progress.add_task(f"{_MINILM}: read texts and weights", total=2)
     corpus = build_corpus(
         train_per_package=settings.train_per_package,
         test_per_package=settings.test_per_package,
@@ -87,7 +88,7 @@ def minilm_workload(settings: DemoSettings, progress: Progress) -> Workload:
         return tokenize(tokenizer, texts, max_tokens=settings.max_tokens)
 
     train = batches(corpus.train_texts)
-    step = progress.add_task("MiniLM: embed training texts, fit probe", total=len(train) + 1)
+    step = progress.add_task(f"{_MINILM}: fit the probe", total=len(train) + 1)
     probe = LinearProbe(embed(model, train, lambda: progress.advance(step)), corpus.train_labels)
     progress.advance(step)
 
@@ -107,7 +108,7 @@ def minilm_workload(settings: DemoSettings, progress: Progress) -> Workload:
 
     return Workload(
         model="minilm",
-        title="all-MiniLM-L6-v2",
+        title=_MINILM,
         task=_minilm_task(corpus),
         reference=model,
         example_inputs=calibration[0].inputs,
@@ -139,7 +140,7 @@ def digits_workload(settings: DemoSettings, progress: Progress) -> Workload:
         progress: Gets the steps of the training.
     """
     data = load_digits(settings.seed)
-    step = progress.add_task("Digits: train CNN", total=settings.epochs)
+    step = progress.add_task(f"{_DIGITS}: train", total=settings.epochs)
     model = train_digits_cnn(data, epochs=settings.epochs, seed=settings.seed, on_epoch=lambda: progress.advance(step))
     calibration = data.train_images[:_DIGITS_CALIBRATION_IMAGES]
 
@@ -150,7 +151,7 @@ def digits_workload(settings: DemoSettings, progress: Progress) -> Workload:
 
     return Workload(
         model="digits",
-        title="Digits CNN",
+        title=_DIGITS,
         task=(
             "scikit-learn's 8x8 digits, a depthwise-separable CNN with batch normalisation trained just now for "
             f"{settings.epochs} epochs. Accuracy: {len(data.test_images)} test images. Cosine and SQNR: their logits "

@@ -14,6 +14,7 @@ from quantsim.quantization.affine.arguments import bitwidth_grid
 from quantsim.quantization.exact_division import dividend_for
 from quantsim_encodings.encoding import AffineEncoding, Encoding
 from quantsim_encodings.granularity import Flattened
+from quantsim_kernels.reference.affine import range_from_scale_and_offset
 
 if TYPE_CHECKING:
     from quantsim.quantization.affine.base import AffineQuantizerBase
@@ -104,7 +105,7 @@ def _assign(
     try:
         quantizer.zero_point_shift = zero_point_shift
         quantizer._set_grid(qmin, qmax, symmetric)
-        _check_offset(quantizer, minimum, maximum, offset)
+        _check_derived(quantizer, minimum, maximum, scale, offset)
         quantizer.assign_range_parameters(min=minimum, max=maximum)
     except BaseException:
         quantizer._zero_point_shift = before[3]
@@ -112,8 +113,19 @@ def _assign(
         raise
 
 
-def _check_offset(quantizer: AffineQuantizerBase, minimum: Tensor, maximum: Tensor, offset: Tensor) -> None:
-    derived = quantizer.scale_from_range(minimum, maximum)[1]
+def _check_derived(
+    quantizer: AffineQuantizerBase, minimum: Tensor, maximum: Tensor, scale: Tensor, offset: Tensor
+) -> None:
+    derived_scale, derived = quantizer.scale_from_range(minimum, maximum)
+    if not torch.allclose(derived_scale, scale, rtol=1e-6, atol=0.0):
+        worst = int((derived_scale / scale - 1).abs().argmax())
+        raise ConfigurationError(
+            "the quantizer cannot hold these scales",
+            where=f"{type(quantizer).__name__}.set_encodings",
+            got=f"a scale of {scale.flatten()[worst].item()!r}",
+            expected=f"{derived_scale.flatten()[worst].item()!r}, the nearest that its grid and grouping allow",
+            fix="use from_encodings to make a quantizer of the encoding's grouping",
+        )
     if not torch.equal(derived.to(torch.float64), offset):
         raise ConfigurationError(
             "the quantizer cannot hold these offsets",
@@ -174,24 +186,38 @@ def range_of(scale: Tensor, offset: Tensor, qmin: int, qmax: int) -> tuple[Tenso
 
 
 def export_legacy(quantizer: AffineQuantizerBase) -> list[dict[str, Any]] | None:
-    """Returns AIMET's list of dictionaries, or ``None`` while the quantizer is uninitialised."""
-    tensors = (quantizer.get_min(), quantizer.get_max(), quantizer.get_scale(), quantizer.get_offset())
-    if any(tensor is None for tensor in tensors):
+    """Returns AIMET's list of dictionaries, or ``None`` while the quantizer is uninitialised.
+
+    Raises:
+        ConfigurationError: If the grid does not use all integers of its bitwidth, which the list cannot say.
+    """
+    scale, offset = quantizer.get_scale(), quantizer.get_offset()
+    if scale is None or offset is None:
         return None
-    minimum, maximum, scale, offset = (t.detach().flatten().tolist() for t in tensors if t is not None)
-    # AIMET's offset is that of the unsigned grid, whatever the signedness.
-    shift = quantizer.qmin
+    grid = quantizer.format
+    if not grid.is_full_range:
+        raise ConfigurationError(
+            "legacy encodings cannot hold this grid",
+            where=f"{type(quantizer).__name__}.get_legacy_encodings",
+            got=f"integers from {grid.qmin} to {grid.qmax}",
+            expected="all integers of a bitwidth",
+            fix="use get_encodings",
+        )
+    minimum, maximum = range_from_scale_and_offset(scale, offset, grid.qmin, grid.qmax)
+    shift = quantizer.zero_point_shift
+    columns = (tensor.detach().flatten().tolist() for tensor in (minimum, maximum, scale, offset))
     return [
         {
             "min": low,
             "max": high,
             "scale": step,
-            "offset": int(zero) + shift,
-            "bitwidth": quantizer.bitwidth,
+            "offset": int(zero) + grid.qmin,  # of the unsigned grid, whatever the signedness
+            "bitwidth": grid.bits,
             "dtype": "int",
             "is_symmetric": str(quantizer.symmetric),
+            **({"zero_point_shift": shift} if shift else {}),
         }
-        for low, high, step, zero in zip(minimum, maximum, scale, offset, strict=True)
+        for low, high, step, zero in zip(*columns, strict=True)
     ]
 
 

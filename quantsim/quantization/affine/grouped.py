@@ -10,7 +10,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from quantsim.errors import ConfigurationError
-from quantsim.quantization.affine.arguments import bitwidth_grid
 from quantsim.quantization.affine.exchange import import_encoding
 from quantsim.quantization.affine.quantizers import QuantizeDequantize
 from quantsim_encodings.encoding import Encoding, GroupedBlockEncoding
@@ -179,15 +178,6 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         return quantizer
 
     @override
-    def get_legacy_encodings(self) -> list[dict[str, Any]] | None:
-        legacy = super().get_legacy_encodings()
-        offset = bitwidth_grid(self._decompressed_bw, signed=True)[0]
-        if legacy is not None:
-            for entry in legacy:
-                entry["offset"] = offset
-        return legacy
-
-    @override
     def persistent_settings(self) -> dict[str, Any]:
         return {
             **super().persistent_settings(),
@@ -207,9 +197,16 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
 
 
 def _grouping(encoding: GroupedBlockEncoding) -> tuple[int, ...]:
-    """The coarsest grouping that explains the scales: -1 wherever all blocks of a dimension share theirs."""
+    """The coarsest grouping that explains the float scales: how many neighbouring blocks share theirs."""
     scales = torch.tensor(encoding.per_channel_scale).expand(encoding.scale.shape)
-    return tuple(
-        -1 if torch.equal(scales, scales.narrow(dimension, 0, 1).expand(scales.shape)) and blocks > 1 else 1
-        for dimension, blocks in enumerate(scales.shape)
-    )
+    return tuple(_shared_run(scales, dimension) for dimension in range(scales.dim()))
+
+
+def _shared_run(scales: Tensor, dimension: int) -> int:
+    blocks = scales.shape[dimension]
+    for run in range(blocks, 1, -1):
+        if blocks % run == 0:
+            first_of_run = scales.unflatten(dimension, (blocks // run, run)).select(dimension + 1, 0)
+            if torch.equal(first_of_run.repeat_interleave(run, dimension), scales):
+                return -1 if run == blocks else run
+    return 1

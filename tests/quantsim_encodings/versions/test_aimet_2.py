@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,6 @@ def test_each_kind_is_written_as_it_was_read(item: dict, version: str) -> None:
     if fits:
         document = read(value)
         assert loads(dumps(document)) == document
-        import json
-
         assert json.loads(dumps(document)) == value
 
 
@@ -156,6 +155,7 @@ def test_names_of_integer_types(name: str, format: IntFormat | None) -> None:
         ({**LPBQ_20, "axis": 3}, ".axis", "expected an axis"),
         ({**LPBQ_20, "per_block_int_scale": [[17, 1, 1]]}, "", "from 1 to 16"),
         ({**LPBQ_20, "per_channel_float_scale": [[0.5], [0.5], [0.5]]}, "", "broadcasts"),
+        ({**LPBQ_20, "per_channel_float_scale": [[0.5, 1, 2], [1, 1, 1]]}, "", "differ along the blocks' axis 1"),
         ({**LPBQ_20, "per_block_int_scale": [[1.5]]}, ".per_block_int_scale[0][0]", "expected an integer"),
     ],
 )
@@ -168,6 +168,7 @@ def test_impossible_encodings(item: dict, path: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("item", "path", "message"),
     [
+        (nested(LPBQ_21, axis=1, x_scale=[0.5, 1, 2]), "", "differ along the blocks' axis 1"),
         (nested(LPBQ_21, axis=5), ".y_scale.axis", "expected the channels' axis in x"),
         (nested(LPBQ_21, axis=None), ".y_scale.axis", "expected the channels' axis in x"),
         (nested(LPBQ_21, x_scale=[[0.5, 0.5]]), ".y_scale.axis", "expected the channels' axis in x"),

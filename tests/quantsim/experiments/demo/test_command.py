@@ -73,7 +73,7 @@ def test_the_table_shows_differences_in_points() -> None:
     target = console()
     target.print(result_table(result().experiments[0]))
     text = printed(target)
-    for shown in ("1,234 parameters", "retrieval@1", "75.00 %", "74.75 % -0.25", "70.00 % -5.00", "∞", "5.0 MB"):
+    for shown in ("1,234 parameters", "retrieval@1", "75.00", "74.75 -0.25", "70.00 -5.00", "∞", "5.0 MB"):
         assert shown in text
     target = console()
     target.print(result_table(result(None).experiments[0]))

@@ -1,0 +1,650 @@
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantsim.errors import ConfigurationError, NonFiniteError, NotCalibratedError, UnknownModuleError
+from quantsim.nn import (
+    BaseQuantizationMixin,
+    FakeQuantizationMixin,
+    FakeQuantizedLinear,
+    QuantizationMixin,
+    QuantizedConv2d,
+    QuantizedLinear,
+)
+from quantsim.quantization import affine
+
+MIXINS = [QuantizationMixin, FakeQuantizationMixin]
+
+
+def activation(bitwidth: int = 8) -> affine.QuantizeDequantize:
+    return affine.QuantizeDequantize((), bitwidth, False)
+
+
+def calibrated(in_features: int = 6, out_features: int = 4, *, bitwidth: int = 4) -> QuantizedLinear:
+    """A quantized Linear with all kinds of quantizers, calibrated."""
+    torch.manual_seed(0)
+    linear = QuantizedLinear(in_features, out_features)
+    linear.input_quantizers[0] = activation(bitwidth)
+    linear.output_quantizers[0] = activation(bitwidth)
+    linear.param_quantizers["weight"] = affine.QuantizeDequantize((out_features, 1), bitwidth, True)
+    with linear.compute_encodings(), torch.no_grad():
+        linear(torch.randn(16, in_features))
+    return linear
+
+
+def by_hand(linear: Any, x: Tensor) -> Tensor:
+    weight = linear.param_quantizers["weight"](linear._parameters["weight"])
+    y = nn.functional.linear(linear.input_quantizers[0](x), weight, linear._parameters["bias"])
+    return linear.output_quantizers[0](y)
+
+
+# ---------------------------------------------------------------- construction
+
+
+def test_quant_init_makes_one_entry_per_own_parameter() -> None:
+    assert list(QuantizedLinear(2, 3).param_quantizers) == ["weight", "bias"]
+    assert list(QuantizedLinear(2, 3, bias=False).param_quantizers) == ["weight"]
+    linear = QuantizedLinear(2, 3)
+    assert [*linear.input_quantizers, *linear.output_quantizers, *linear.param_quantizers.values()] == [None] * 4
+
+
+def test_custom_class_sets_its_own_counts() -> None:
+    class Sum(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a + b
+
+    class QuantizedSum(QuantizationMixin, Sum):
+        def __quant_init__(self) -> None:
+            super().__quant_init__()
+            self.input_quantizers = nn.ModuleList([None, None])
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            a = self.input_quantizers[0](a) if self.input_quantizers[0] else a
+            y = super().forward(a, b)
+            return self.output_quantizers[0](y) if self.output_quantizers[0] else y
+
+    module = QuantizedSum()
+    assert len(module.input_quantizers) == 2
+    assert float(module(torch.ones(()), torch.ones(()))) == 2
+    module.input_quantizers[0] = affine.QuantizeDequantize((), 2, True)
+    with module.compute_encodings():
+        module(torch.ones(()), torch.ones(()))
+    assert module.input_quantizers[0].is_initialized()
+
+
+@pytest.mark.parametrize("mixin", MIXINS)
+def test_from_module_shares_everything(mixin: Any) -> None:
+    module = nn.BatchNorm2d(3)
+    calls: list[int] = []
+    handle = module.register_forward_hook(lambda *_: calls.append(1))
+    quantized = mixin.from_module(module)
+    assert isinstance(quantized, nn.BatchNorm2d)
+    assert quantized.weight is module.weight
+    assert quantized.running_mean is module.running_mean
+    assert not hasattr(module, "input_quantizers")
+    quantized(torch.randn(2, 3, 4, 4))
+    assert calls == [1]
+    assert int(module.num_batches_tracked) == 1
+    handle.remove()
+    quantized(torch.randn(2, 3, 4, 4))
+    assert calls == [1]
+
+
+def test_from_module_returns_a_quantized_module_as_it_is() -> None:
+    linear = QuantizedLinear(2, 2)
+    assert QuantizationMixin.from_module(linear) is linear
+
+
+def test_from_module_of_a_concrete_class() -> None:
+    assert type(QuantizedLinear.from_module(nn.Linear(2, 2))) is QuantizedLinear
+    with pytest.raises(ConfigurationError, match="QuantizedLinear implements"):
+        QuantizedLinear.from_module(nn.ReLU())
+
+
+@pytest.mark.parametrize("mixin", MIXINS)
+def test_subclasses_are_types_of_their_own(mixin: Any) -> None:
+    class MyLinear(nn.Linear):
+        pass
+
+    with pytest.raises(UnknownModuleError, match="MyLinear"):
+        mixin.from_module(MyLinear(2, 2))
+
+
+def test_original_module_shares_parameters_and_has_no_trace() -> None:
+    module = nn.Linear(3, 2)
+    state = set(vars(module))
+    quantized = QuantizationMixin.from_module(module)
+    quantized.param_quantizers["weight"] = affine.QuantizeDequantize((), 4, True)
+    quantized.set_kernel(lambda *_, **__: None)
+    quantized(torch.randn(2, 3))
+    original = quantized.get_original_module()
+    assert type(original) is nn.Linear
+    assert original.weight is module.weight
+    assert set(vars(original)) == state
+    assert list(original._modules) == []
+    assert "param_quantizers" in quantized._modules
+    x = torch.randn(2, 3)
+    assert torch.equal(original(x), module(x))
+
+
+# ---------------------------------------------------------------- implements and wrap
+
+
+def scale_class() -> type[nn.Module]:
+    class Scale(nn.Module):
+        def __init__(self, factor: float = 2.0) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.tensor(factor))
+
+        def forward(self, x: Tensor, times: int = 1) -> Tensor:
+            return x * self.factor * times
+
+    return Scale
+
+
+def test_implements_registers_both_directions() -> None:
+    scale = scale_class()
+
+    @QuantizationMixin.implements(scale)
+    class QuantizedScale(QuantizationMixin, scale):  # type: ignore[misc, valid-type]
+        def forward(self, x: Tensor, times: int = 1) -> Tensor:
+            with self._patch_quantized_parameters():
+                return super().forward(x, times)
+
+    assert QuantizationMixin.cls_to_qcls[scale] is QuantizedScale
+    assert QuantizationMixin.qcls_to_cls[QuantizedScale] is scale
+    module = QuantizationMixin.from_module(scale(0.8))
+    assert type(module) is QuantizedScale
+    assert type(module.get_original_module()) is scale
+    module.param_quantizers["factor"] = quantizer = affine.QuantizeDequantize((), 2, True)
+    quantizer.set_range(-1.0, 0.5)
+    assert float(module(torch.tensor(1.0), times=3)) == 1.5
+    assert float(module.factor) == pytest.approx(0.8)
+    assert "implements" in str(module.explain_dispatch()) or "its own forward" in str(module.explain_dispatch())
+
+
+def test_implements_refuses_wrong_classes() -> None:
+    scale = scale_class()
+    with pytest.raises(ValueError, match=r"torch\.nn\.Module"):
+        QuantizationMixin.implements(int)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="in this order"):
+        QuantizationMixin.implements(scale)(nn.Linear)
+    with pytest.raises(ValueError, match="in this order"):
+        QuantizationMixin.implements(scale)(type("Wrong", (scale, QuantizationMixin), {}))
+    assert scale not in QuantizationMixin.cls_to_qcls
+
+
+@pytest.mark.parametrize("mixin", MIXINS)
+def test_wrap(mixin: Any) -> None:
+    scale = scale_class()
+    wrapped = mixin.wrap(scale)
+    assert wrapped.__name__ == f"{'Fake' if mixin is FakeQuantizationMixin else ''}QuantizedScale"
+    assert mixin.wrap(scale) is wrapped
+    assert mixin.wrap(nn.Linear) is mixin.cls_to_qcls[nn.Linear]
+    assert scale not in mixin.cls_to_qcls
+    module = wrapped(0.8)
+    module.param_quantizers["factor"] = affine.QuantizeDequantize((), 2, True)
+    module.param_quantizers["factor"].set_range(-1.0, 0.5)
+    module.output_quantizers[0] = affine.QuantizeDequantize((), 2, False)
+    module.output_quantizers[0].set_range(0.0, 3.0)
+    assert float(module(torch.tensor(1.7))) == 1.0
+    assert float(module(x=torch.tensor(1.7), times=4)) == 3.0
+    with pytest.raises(ValueError, match=r"torch\.nn\.Module"):
+        mixin.wrap(int)
+
+
+class PicklableScale(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def test_wrapped_modules_copy_and_pickle() -> None:
+    module: Any = QuantizationMixin.wrap(PicklableScale)()
+    module.output_quantizers[0] = activation()
+    module.output_quantizers[0].set_range(-1.0, 1.0)
+    x = torch.randn(5)
+    for other in (copy.deepcopy(module), copy.copy(module)):
+        assert type(other) is type(module)
+        assert torch.equal(other(x), module(x))
+
+
+def test_wrap_of_a_subclass_keeps_the_row_of_its_base() -> None:
+    class Padded(nn.Conv2d):
+        pass
+
+    class Doubled(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) * 2
+
+    padded: Any = QuantizationMixin.wrap(Padded)
+    assert padded._spec.op == "conv2d"
+    module: Any = QuantizationMixin.wrap(Padded).from_module(Padded(2, 3, 1))
+    assert type(module.get_original_module()) is Padded
+    doubled: Any = QuantizationMixin.wrap(Doubled)
+    assert doubled._spec.op != "linear"  # no kernel of linear computes it
+    quantized = doubled.from_module(Doubled(2, 2))
+    quantized.param_quantizers["weight"] = affine.QuantizeDequantize((), 2, True)
+    x = torch.randn(3, 2)
+    quantized(x)  # calibrates the weight
+    expected = 2 * nn.functional.linear(x, quantized.param_quantizers["weight"](quantized.weight), quantized.bias)
+    assert torch.equal(quantized(x), expected)
+
+
+def test_wrapped_lstm_subclass_quantizes_its_weights() -> None:
+    class Mine(nn.LSTM):
+        def forward(self, input: Tensor, hx: Any = None) -> Any:
+            return super().forward(input, hx)
+
+    module: Any = QuantizationMixin.wrap(Mine).from_module(Mine(2, 3))
+    x = torch.randn(4, 1, 2)
+    before = module(x)[0]
+    module.param_quantizers["weight_hh_l0"] = affine.QuantizeDequantize((), 2, True)
+    assert not torch.equal(module(x)[0], before)
+
+
+# ---------------------------------------------------------------- forward
+
+
+@pytest.mark.parametrize("cls", [QuantizedLinear, FakeQuantizedLinear])
+@pytest.mark.parametrize("grad", [True, False])
+def test_forward_is_quantize_compute_quantize(cls: Any, grad: bool) -> None:
+    source = calibrated()
+    linear = cls.from_module(source.get_original_module())
+    linear.input_quantizers, linear.output_quantizers = source.input_quantizers, source.output_quantizers
+    linear.param_quantizers = source.param_quantizers
+    x = torch.randn(5, 6)
+    with torch.set_grad_enabled(grad):
+        expected = by_hand(linear, x)
+        assert torch.equal(linear(x), expected)
+        assert torch.equal(linear(input=x), expected)
+    kept = x.clone()
+    linear(x)
+    assert torch.equal(x, kept)
+
+
+def test_parameter_is_visible_again_after_forward_and_after_an_error() -> None:
+    linear = calibrated()
+    parameter = linear._parameters["weight"]
+    linear(torch.randn(2, 6))
+    assert linear.weight is parameter
+    with pytest.raises(RuntimeError):
+        linear(torch.randn(2, 7))
+    assert linear.weight is parameter
+    assert "weight" not in vars(linear)
+
+
+def test_integer_and_bool_inputs_are_skipped() -> None:
+    module = QuantizationMixin.from_module(nn.Identity())
+    module.input_quantizers[0] = activation()
+    module.output_quantizers[0] = activation()
+    for x in (torch.tensor([1, 2]), torch.tensor([True])):
+        assert module(x) is x
+
+
+def test_weights_are_calibrated_when_first_used() -> None:
+    for cls in (QuantizedLinear, QuantizationMixin.wrap(scale_class())):
+        module: Any = cls(2, 2) if cls is QuantizedLinear else cls()
+        name = next(iter(module.param_quantizers))
+        module.param_quantizers[name] = affine.QuantizeDequantize((), 8, True)
+        module(torch.randn(2, 2))
+        assert module.param_quantizers[name].is_initialized()
+    linear = QuantizedLinear(2, 2)
+    linear.param_quantizers["weight"] = affine.QuantizeDequantize((), 8, True)
+    linear.param_quantizers["weight"].allow_overwrite(False)
+    with pytest.raises(NotCalibratedError, match=r"QuantizedLinear\.param_quantizers\['weight'\]"):
+        linear(torch.randn(2, 2))
+
+
+def test_uncalibrated_use_names_module_and_quantizer() -> None:
+    linear = QuantizedLinear(2, 2)
+    linear.output_quantizers[0] = activation()
+    linear.module_path = "encoder.fc"
+    with pytest.raises(NotCalibratedError, match=r"encoder\.fc\.output_quantizers\[0\]"):
+        linear(torch.randn(2, 2))
+
+
+def test_quantizer_of_the_wrong_shape_names_module_and_quantizer() -> None:
+    linear = QuantizedLinear(2, 2)
+    linear.input_quantizers[0] = quantizer = affine.QuantizeDequantize((5, 1), 8, False)
+    quantizer.set_range(-torch.ones(5, 1), torch.ones(5, 1))
+    with pytest.raises(ValueError, match=r"QuantizedLinear\.input_quantizers\[0\]"):
+        linear(torch.randn(3, 2))
+
+
+def test_codes_of_a_quantize_are_mapped_back() -> None:
+    linear = QuantizedLinear(6, 4)
+    other = copy.deepcopy(linear)
+    linear.input_quantizers[0] = affine.Quantize((), 8, False)
+    other.input_quantizers[0] = affine.QuantizeDequantize((), 8, False)
+    for module in (linear, other):
+        module.input_quantizers[0].set_range(-1.0, 2.0)
+    x = torch.randn(5, 6)
+    assert torch.equal(linear(x), other(x))
+
+
+def test_patch_quantized_parameters_selects_names() -> None:
+    linear = calibrated()
+    linear.param_quantizers["bias"] = affine.QuantizeDequantize((), 2, True)
+    linear.compute_param_encodings()
+    with linear._patch_quantized_parameters(["bias"]):
+        assert linear.weight is linear._parameters["weight"]
+        assert torch.equal(linear.bias, linear.param_quantizers["bias"](linear._parameters["bias"]))
+    assert linear.bias is linear._parameters["bias"]
+
+
+def test_fold_of_the_output_memory_leaves_results_alone() -> None:
+    """The output quantizer overwrites only what forward has just made."""
+    linear = calibrated()
+    x = torch.randn(5, 6)
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        first = linear(x)
+        kept = first.clone()
+        linear.output_quantizers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+        assert torch.equal(linear(x), kept)
+        assert len(seen) == 1
+        assert torch.equal(first, kept)
+    relu = QuantizationMixin.from_module(nn.ReLU(inplace=True))
+    relu.output_quantizers[0] = affine.QuantizeDequantize((), 2, False)
+    relu.output_quantizers[0].set_range(0.0, 3.0)
+    with torch.no_grad():
+        y = torch.tensor([-1.0, 1.4])
+        assert relu(y).tolist() == [0.0, 1.0]
+        assert y.tolist() == pytest.approx([0.0, 1.4])  # what the float module leaves there
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_compute_encodings_passes_activations_through() -> None:
+    linear = calibrated()
+    x = torch.randn(8, 6) * 3
+    with linear.compute_encodings() as report:
+        y = linear(x)
+        weight = linear.param_quantizers["weight"](linear.weight)
+        assert torch.equal(y, nn.functional.linear(x, weight, linear.bias))
+    assert report.unobserved == []
+    assert float(linear.input_quantizers[0].get_max()) == pytest.approx(float(x.max()), abs=0.5)
+
+
+def test_frozen_quantizers_keep_quantizing_during_calibration() -> None:
+    linear = calibrated()
+    linear.input_quantizers[0].freeze()
+    before = linear.input_quantizers[0].get_max()
+    x = torch.randn(8, 6) * 3
+    with linear.compute_encodings():
+        y = linear(x)
+    weight = linear.param_quantizers["weight"](linear.weight)
+    assert torch.equal(y, nn.functional.linear(linear.input_quantizers[0](x), weight, linear.bias))
+    assert torch.equal(linear.input_quantizers[0].get_max(), before)
+
+
+@pytest.mark.parametrize("initialized", [True, False])
+def test_an_exception_leaves_every_quantizer_as_it_was(initialized: bool) -> None:
+    linear = calibrated()
+    if not initialized:
+        linear.param_quantizers["weight"] = affine.QuantizeDequantize((4, 1), 8, True)
+        linear.input_quantizers[0] = activation()
+    state = {name: value.clone() for name, value in linear.state_dict().items()}
+    with torch.no_grad():
+        linear.weight.mul_(3)
+        state["weight"] = linear.weight.clone()
+    with pytest.raises(KeyError), linear.compute_encodings():
+        linear(torch.randn(3, 6) * 10)
+        raise KeyError
+    for name, value in linear.state_dict().items():
+        assert torch.equal(value.nan_to_num(7), state[name].nan_to_num(7)), name
+    assert linear.input_quantizers[0].is_initialized() is initialized
+    assert not linear.input_quantizers[0].is_observing
+
+
+def test_nonfinite_data_names_the_quantizer_and_changes_nothing() -> None:
+    linear = calibrated()
+    before = linear.input_quantizers[0].get_max()
+    linear.module_path = "fc"
+    with pytest.raises(NonFiniteError, match=r"fc\.(in|out)put_quantizers\[0\]"), linear.compute_encodings():
+        linear(torch.full((2, 6), torch.nan))
+    assert torch.equal(linear.input_quantizers[0].get_max(), before)
+    with torch.no_grad():
+        linear.weight[0, 0] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"fc\.param_quantizers\['weight'\]"):
+        linear.compute_param_encodings()
+
+
+def test_quantizers_that_saw_nothing_are_reported() -> None:
+    linear = calibrated()
+    before = linear.output_quantizers[0].get_max()
+    with pytest.warns(UserWarning, match="saw no data"), linear.compute_encodings() as report:
+        pass
+    assert report.unobserved == ["QuantizedLinear.input_quantizers[0]", "QuantizedLinear.output_quantizers[0]"]
+    assert torch.equal(linear.output_quantizers[0].get_max(), before)
+
+
+# ---------------------------------------------------------------- removal
+
+
+def test_removal_at_once_and_as_a_context() -> None:
+    linear = calibrated()
+    quantizer, weight = linear.input_quantizers[0], linear.param_quantizers["weight"]
+    with linear._remove_all_quantizers():
+        assert linear.input_quantizers[0] is None
+        assert linear.param_quantizers["weight"] is None
+        assert linear.output_quantizers[0] is None
+    assert linear.input_quantizers[0] is quantizer
+    with pytest.raises(KeyError), linear._remove_activation_quantizers():
+        assert linear.output_quantizers[0] is None
+        assert linear.param_quantizers["weight"] is weight
+        raise KeyError
+    assert linear.input_quantizers[0] is quantizer
+    with linear._remove_param_quantizers("weight"), linear._remove_output_quantizers([-1]):
+        assert linear.param_quantizers["weight"] is None
+        assert linear.output_quantizers[0] is None
+    linear._remove_input_quantizers(0)
+    assert linear.input_quantizers[0] is None
+    with pytest.raises(IndexError):
+        linear._remove_input_quantizers(1)
+    with pytest.raises(KeyError):
+        linear._remove_param_quantizers(["weight", "wait"])
+    assert linear.param_quantizers["weight"] is weight
+
+
+# ---------------------------------------------------------------- fold
+
+
+def test_fold_is_exact_and_reversible() -> None:
+    linear = calibrated()
+    parameter, quantizer = linear.weight, linear.param_quantizers["weight"]
+    x = torch.randn(5, 6)
+    expected = linear(x)
+    values = parameter.detach().clone()
+    handle = linear.fold_param_quantizers()
+    assert linear.param_quantizers["weight"] is None
+    assert torch.equal(linear.weight, quantizer(parameter))
+    assert torch.equal(linear(x), expected)
+    assert linear.get_original_module().weight is parameter
+    assert linear.export_param_encodings()["weight"] is not None
+    copied = copy.deepcopy(linear)
+    copied.unfold_param_quantizers()
+    assert torch.equal(copied.weight, values)
+    handle.restore()
+    handle.restore()
+    assert linear.weight is parameter
+    assert torch.equal(parameter, values)
+    assert linear.param_quantizers["weight"] is quantizer
+    assert torch.equal(linear(x), expected)
+
+
+def test_fold_does_not_touch_the_module_it_shares_parameters_with() -> None:
+    module = nn.Linear(6, 4)
+    values = module.weight.detach().clone()
+    quantized = QuantizationMixin.from_module(module)
+    quantized.param_quantizers["weight"] = affine.QuantizeDequantize((), 2, True)
+    with quantized.fold_param_quantizers():
+        assert torch.equal(module.weight, values)
+        assert not torch.equal(quantized.weight, values)
+    assert quantized.weight is module.weight
+
+
+def test_unfold_follows_the_dtype_of_the_module() -> None:
+    linear = calibrated()
+    linear.fold_param_quantizers()
+    linear.double()
+    linear.unfold_param_quantizers()
+    assert linear.weight.dtype == torch.float64
+    linear(torch.randn(2, 6, dtype=torch.float64))
+
+
+# ---------------------------------------------------------------- encodings
+
+
+@pytest.mark.parametrize("version", [None, "0.6.1"])
+def test_encodings_round_trip(version: str | None) -> None:
+    source, target = calibrated(), QuantizedLinear(6, 4)
+    target.load_state_dict({name: value for name, value in source.state_dict().items() if "quantizers" not in name})
+    target.input_quantizers[0], target.output_quantizers[0] = activation(4), activation(4)
+    target.param_quantizers["weight"] = affine.QuantizeDequantize((4, 1), 4, True)
+    target.import_input_encodings(source.export_input_encodings(version))
+    target.import_output_encodings({"0": source.export_output_encodings(version)[0]}, requires_grad=False)
+    target.import_param_encodings(source.export_param_encodings(version), allow_overwrite=False)
+    x = torch.randn(7, 6)
+    assert torch.equal(target(x), source(x))
+    assert not any(parameter.requires_grad for parameter in target.output_quantizers.parameters())
+    assert not target.param_quantizers["weight"].is_overwrite_allowed
+
+
+def test_export_of_nothing_is_none() -> None:
+    linear = QuantizedLinear(2, 2)
+    linear.input_quantizers[0] = activation()
+    assert linear.export_input_encodings() == [None]
+    assert linear.export_param_encodings() == {"weight": None, "bias": None}
+    with pytest.raises(ConfigurationError, match="save_encodings"):
+        linear.export_output_encodings("3.0")
+
+
+def test_import_strict_and_partial() -> None:
+    source = calibrated()
+    target = QuantizedLinear(6, 4)
+    target.output_quantizers[0] = activation()
+    encodings = source.export_input_encodings()
+    with pytest.raises(ConfigurationError, match="without a quantizer"):
+        target.import_input_encodings(encodings)
+    target.import_input_encodings(encodings, strict=False)
+    assert target.input_quantizers[0] is None
+    target.import_output_encodings({}, partial=True)
+    assert target.output_quantizers[0] is not None
+    target.import_output_encodings({})
+    assert target.output_quantizers[0] is None
+
+
+def test_import_of_something_wrong_changes_nothing() -> None:
+    linear = calibrated()
+    linear.param_quantizers["bias"] = affine.QuantizeDequantize((), 8, True)
+    good = linear.export_param_encodings()
+    before = {name: value.clone() for name, value in linear.state_dict().items()}
+    other = calibrated(bitwidth=8)
+    with pytest.raises(ConfigurationError, match="bias"):
+        linear.import_param_encodings({"weight": other.export_param_encodings()["weight"], "bias": object()})
+    with pytest.raises(ConfigurationError, match="list of encodings"):
+        linear.import_param_encodings("weight")  # type: ignore[arg-type]
+    for name, value in linear.state_dict().items():
+        assert torch.equal(value.nan_to_num(7), before[name].nan_to_num(7)), name
+    assert linear.export_param_encodings()["weight"] == good["weight"]
+
+
+# ---------------------------------------------------------------- life as a module
+
+
+def test_copies_pickles_and_state_dict() -> None:
+    linear = calibrated(128, 128)
+    x = torch.randn(5, 128)
+    with torch.no_grad():
+        expected = linear(x)  # fills the cache
+        assert "_quantized_parameter_cache" in vars(linear)
+        buffer = io.BytesIO()
+        torch.save(linear, buffer)
+        buffer.seek(0)
+        others = (
+            copy.deepcopy(linear),
+            pickle.loads(pickle.dumps(linear)),
+            torch.load(buffer, weights_only=False),
+        )
+        for other in others:
+            assert "_quantized_parameter_cache" not in vars(other)
+            assert other.weight is not linear.weight
+            assert torch.equal(other(x), expected)
+        fresh = QuantizedLinear(128, 128)
+        fresh.input_quantizers[0], fresh.output_quantizers[0] = activation(4), activation(4)
+        fresh.param_quantizers["weight"] = affine.QuantizeDequantize((128, 1), 4, True)
+        fresh.load_state_dict(linear.state_dict())
+        assert torch.equal(fresh(x), expected)
+
+
+def test_no_buffers_beyond_the_float_modules() -> None:
+    """DDP broadcasts buffers and FSDP manages them: there are none that training would not expect."""
+    assert list(calibrated().buffers()) == []
+    names = {name for name, _ in calibrated().named_parameters()}
+    assert {"weight", "bias"} < names
+    assert all(name in ("weight", "bias") or "quantizers" in name for name in names)
+
+
+def test_meta_device() -> None:
+    with torch.device("meta"):
+        linear = QuantizedLinear(6, 4)
+        y = linear(torch.randn(2, 6))
+    assert y.is_meta
+    assert y.shape == (2, 4)
+    linear.param_quantizers["weight"] = affine.QuantizeDequantize((), 8, True)
+    linear.compute_param_encodings()  # nothing to see yet
+    linear.to_empty(device="cpu")
+    with torch.no_grad():
+        linear.weight.normal_()
+        linear.bias.zero_()
+        linear(torch.randn(2, 6))
+    assert linear.param_quantizers["weight"].is_initialized()
+
+
+def test_moves_dtype() -> None:
+    linear = calibrated().double()
+    assert linear(torch.randn(2, 6, dtype=torch.float64)).dtype == torch.float64
+    assert linear.bfloat16()(torch.randn(2, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_training_moves_weights_and_ranges() -> None:
+    linear = calibrated()
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.05)
+    x, goal = torch.randn(32, 6), torch.randn(32, 4)
+    before = {name: parameter.detach().clone() for name, parameter in linear.named_parameters()}
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(linear(x), goal)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    assert all(not torch.equal(before[name], parameter) for name, parameter in linear.named_parameters())
+
+
+def test_mixin_itself_has_no_classes() -> None:
+    with pytest.raises(TypeError, match="QuantizationMixin"):
+        BaseQuantizationMixin.from_module(nn.Linear(1, 1))
+    with pytest.raises(NotImplementedError):
+        BaseQuantizationMixin.wrap(nn.Linear)
+
+
+def test_functional_call_replaces_parameters() -> None:
+    linear = QuantizedConv2d(1, 2, 3)
+    linear.param_quantizers["weight"] = affine.QuantizeDequantize((), 4, True)
+    x = torch.randn(1, 1, 5, 5)
+    linear(x)
+    weight = torch.randn_like(linear.weight)
+    got = torch.func.functional_call(linear, {"weight": weight}, (x,))
+    expected = nn.functional.conv2d(x, linear.param_quantizers["weight"](weight), linear.bias)
+    assert torch.equal(got, expected)
