@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from quantsim_encodings import EncodingsDocument
 
 __all__ = ["app"]
 
@@ -71,9 +74,9 @@ def convert(
         raise CommandError(f"--allow: got {', '.join(unknown)}, expected one of {', '.join(loss.value for loss in Loss)}")
     accepted = quantsim_encodings.DEFAULT_ALLOWED | {Loss(name) for name in allow or ()}
     document = quantsim_encodings.read(source)
-    names = _names_for(document, version)
-    quantsim_encodings.write(names, target, version, allow=accepted)
-    lost = quantsim_encodings.losses(names, version, allow=accepted)
+    named = _with_graph_names(document, version)
+    quantsim_encodings.write(named, target, version, allow=accepted)
+    lost = quantsim_encodings.losses(named, version, allow=accepted)
     typer.echo(f"{target}: wrote {len(document)} encodings, version {version} (read as {document.version.value})")
     for problem in lost[:_MAX_SHOWN]:
         typer.echo(f"  not held by this version: {problem}")
@@ -111,5 +114,10 @@ def _require_file(file: Path) -> None:
         raise CommandError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}; expected an encodings file (JSON)")
 
 
-def _names_for(document, version: str):  # type: ignore[no-untyped-def]
-    raise NotImplementedError
+def _with_graph_names(document: EncodingsDocument, version: str) -> EncodingsDocument:
+    """Names tensors that have no name in an exported graph by their place, if the version goes by tensor names."""
+    from quantsim_encodings import EncodingsVersion, with_names
+
+    if version in (EncodingsVersion.QUANTSIM, EncodingsVersion.AIMET_TORCH):
+        return document
+    return with_names(document, {entry.label: entry.label for entry in document if entry.graph_name is None})

@@ -238,7 +238,7 @@ _REDUCTION = (
     _row("Norm", torch.norm, "input p dim keepdim", 1, fresh_output=True),
     _row("Normalize", F.normalize, "input p dim eps", 1, fresh_output=True),
     _row("CumSum", torch.cumsum, "input dim", 1, fresh_output=True),
-    _row("BatchNorm", F.batch_norm, "input running_mean running_var weight bias", fresh_output=True),
+    _row("BatchNorm", tensor_functions.batch_norm, "input running_mean running_var weight bias", fresh_output=True),
 )
 
 _SHAPE = (

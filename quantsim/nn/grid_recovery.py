@@ -1,8 +1,8 @@
 """Finds the grid of a weight that is quantized already, so that calibrating it again loses nothing.
 
-For each set of elements that share a scale the largest s is sought with ``w = k·s`` for integers k in
-[qmin, qmax]: a greatest common divisor, by Euclid's algorithm with rounded quotients, which floats survive because
-the quotients are small. What was found counts only if the quantizer then reproduces the weight.
+For each set of elements that share a scale the largest s is sought with ``w = k·s`` for integers k in [qmin, qmax].
+The largest magnitude is some number of steps, and there are few numbers to try: a number fits if it makes all elements
+integers, up to the rounding of float32. What was found counts only if the quantizer then reproduces the weight.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ SAMPLE = 8
 """Elements of each set that are tried first; they rule out weights that are on no grid."""
 
 MOST_STEPS = 1023
-"""Grids on which the largest element is more steps from zero are not sought: Euclid's algorithm multiplies the rounding
-errors of float32 by up to the square of this."""
+"""Most steps from zero to the largest magnitude that are tried."""
+
+MOST_TRIALS = 2**24
+"""Most trials, over all sets; bounds memory."""
+
+TOLERANCE = 4 * torch.finfo(torch.float32).eps
+"""Relative error of a code that two roundings of float32 (of the element and of the largest) explain."""
 
 
 def recover_grid(quantizer: QuantizerBase, parameter: Tensor) -> bool:
@@ -51,9 +56,6 @@ def recover_grid(quantizer: QuantizerBase, parameter: Tensor) -> bool:
     shape = tuple(quantizer.shape)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
     groups = _groups(parameter, shape, getattr(quantizer, "block_size", None))
     if groups is None or not bool(torch.isfinite(groups).all()) or not bool(groups.any()):
-        return False
-    sample = groups[:, torch.linspace(0, groups.shape[1] - 1, min(SAMPLE, groups.shape[1])).long()]
-    if _scales(sample, qmin, qmax) is None:
         return False
     scales = _scales(groups, qmin, qmax)
     if scales is None:
@@ -115,37 +117,26 @@ def _groups(parameter: Tensor, shape: tuple[int, ...], block_size: tuple[int, ..
 
 
 def _scales(groups: Tensor, qmin: int, qmax: int) -> Tensor | None:
-    """The common divisor of each row, ``None`` if a row has none that makes all its elements fit."""
-    largest = groups.abs().amax(dim=1)
-    # Below half of the smallest scale that can reach the largest element, a remainder is rounding error.
-    floor = (0.5 * largest / min(MOST_STEPS, max(-qmin, qmax))).unsqueeze(1)
-    divisors = groups.abs()
-    while divisors.shape[1] > 1:
-        if divisors.shape[1] % 2:
-            divisors = torch.cat([divisors, divisors.new_zeros(len(divisors), 1)], dim=1)
-        half = divisors.shape[1] // 2
-        divisors = _common_divisor(divisors[:, :half], divisors[:, half:], floor)
-    # The largest integer carries the smallest relative error, so the scale is read off the largest element. A set of
-    # zeros has any scale: 0, which the quantizer raises to its smallest.
-    steps = (largest / divisors[:, 0].clamp(min=torch.finfo(torch.float64).tiny)).round().clamp(min=1)
-    scale = largest / steps
-    codes = groups / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(1)
-    rounded = codes.round()
-    fits = (rounded >= qmin) & (rounded <= qmax)
-    exact = (codes - rounded).abs() <= 4 * torch.finfo(torch.float32).eps * rounded.abs()
-    return scale if bool((fits & exact).all()) else None
+    """The largest scale for which each row's elements are codes; ``None`` if a row has none."""
+    largest = groups.abs().amax(dim=1, keepdim=True)
+    most = min(MOST_STEPS, max(-qmin, qmax), max(1, MOST_TRIALS // len(groups)))
+    steps = torch.arange(1, most + 1, dtype=groups.dtype, device=groups.device)
+    fractions = groups / torch.where(largest > 0, largest, torch.ones_like(largest))
+    possible = torch.ones(len(groups), most, dtype=torch.bool, device=groups.device)
+    for column in torch.linspace(0, groups.shape[1] - 1, min(SAMPLE, groups.shape[1])).long().tolist():
+        possible &= _are_codes(fractions[:, column : column + 1] * steps, qmin, qmax)
+        if not bool(possible.any(dim=1).all()):
+            return None
+    while True:
+        if not bool(possible.any(dim=1).all()):
+            return None
+        fewest = possible.to(torch.uint8).argmax(dim=1, keepdim=True)  # the first that is still possible
+        fits = _are_codes(fractions * steps[fewest], qmin, qmax).all(dim=1, keepdim=True)
+        if bool(fits.all()):
+            return (largest / steps[fewest]).squeeze(1)
+        possible.scatter_(1, fewest, possible.gather(1, fewest) & fits)
 
 
-def _common_divisor(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:
-    """Elementwise greatest common divisor of non-negative floats; remainders below ``floor`` count as zero."""
-    a, b = torch.maximum(a, b), torch.minimum(a, b)
-    largest = a
-    b = torch.where(b > floor, b, torch.zeros_like(b))
-    while bool((b > 0).any()):
-        safe = torch.where(b > 0, b, torch.ones_like(b))
-        remainder = (a - (a / safe).round() * b).abs()
-        remainder = torch.where(remainder > floor, remainder, torch.zeros_like(remainder))
-        a, b = torch.where(b > 0, b, a), torch.where(b > 0, remainder, b)
-    # The divisor has gathered errors; the larger number, divided by its integer, has only its own.
-    divisor = torch.where(a > 0, a, torch.ones_like(a))
-    return largest / (largest / divisor).round().clamp(min=1)
+def _are_codes(values: Tensor, qmin: int, qmax: int) -> Tensor:
+    codes = values.round()
+    return ((values - codes).abs() <= TOLERANCE * codes.abs()) & (codes >= qmin) & (codes <= qmax)

@@ -1,14 +1,15 @@
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 # fmt: off
+# ruff: noqa: I001
 
 """Written by `python -m quantsim.nn.stubs`; do not edit."""
 
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from quantsim.nn.attention import AttentionBehaviour
 from quantsim.nn.attention import InputProjection
 from quantsim.nn.attention import ProjectionBehaviour
+from quantsim.nn.fake_quant import SpecifiedFakeQuantizedModule
 from quantsim.nn.functional_modules import AMax
 from quantsim.nn.functional_modules import AMin
 from quantsim.nn.functional_modules import Abs
@@ -106,11 +107,11 @@ from quantsim.nn.functional_modules import TopK
 from quantsim.nn.functional_modules import Transpose
 from quantsim.nn.functional_modules import Unsqueeze
 from quantsim.nn.functional_modules import Where
+from quantsim.nn.kernel_quant import SpecifiedQuantizedModule
 from quantsim.nn.linear_loss import LinearLoss
 from quantsim.nn.recurrent import RecurrentCell
 from quantsim.nn.recurrent import RecurrentModule
-from quantsim.nn.fake_quant import SpecifiedFakeQuantizedModule
-from quantsim.nn.kernel_quant import SpecifiedQuantizedModule
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 __all__ = [
     "FakeQuantizedAMax",

@@ -19,10 +19,7 @@ from quantsim.nn.table import TORCH_MODULES
 __all__ = ["stub_texts", "write_stubs"]
 
 _NOTE = '"""Written by `python -m quantsim.nn.stubs`; do not edit."""\n'
-_SETTINGS = (
-    "# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false\n"
-    "# fmt: off\n"
-)
+_SETTINGS = "# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false\n# fmt: off\n"
 
 
 def stub_texts() -> dict[str, str]:
@@ -46,12 +43,10 @@ def _all_of(names: list[str]) -> str:
 
 def _functional_stub() -> str:
     lines = [
-        _SETTINGS,
+        f"{_SETTINGS}# ruff: noqa: E501\n",
         _NOTE,
-        (
-            "from typing import Any\n\nimport torch\nfrom torch import Tensor, nn\n\n"
-            "from quantsim.nn.specification import ModuleSpec\n"
-        ),
+        "from typing import Any\n\nimport torch\nfrom torch import Tensor, nn\n\n"
+        "from quantsim.nn.specification import ModuleSpec\n",
         _all_of(functional_modules.__all__),
         "FUNCTIONAL_MODULES: tuple[ModuleSpec, ...]\n",
     ]
@@ -80,17 +75,18 @@ def _quantized_stub() -> str:
     )
     behaviours = sorted({spec.behaviour for spec in specs if spec.behaviour}, key=lambda each: each.__name__)
     imports = {(cls.__module__, cls.__name__) for cls in behaviours}
+    imports.add(("torch.nn.modules.linear", "NonDynamicallyQuantizableLinear"))
+    imports.add(("quantsim.nn.fake_quant", "SpecifiedFakeQuantizedModule"))
+    imports.add(("quantsim.nn.kernel_quant", "SpecifiedQuantizedModule"))
     imports |= {(spec.module_class.__module__, spec.module_class.__name__) for spec in specs if not _is_torch(spec)}
     imports = {
         ("quantsim.nn.functional_modules" if module == "quantsim.nn" else module, name) for module, name in imports
     }
+    imported = "\n".join(f"from {module} import {name}" for module, name in sorted(imports))
     lines = [
-        _SETTINGS,
+        f"{_SETTINGS}# ruff: noqa: I001\n",
         _NOTE,
-        "from torch import nn\nfrom torch.nn.modules.linear import NonDynamicallyQuantizableLinear\n",
-        *(f"from {module} import {name}" for module, name in sorted(imports)),
-        "from quantsim.nn.fake_quant import SpecifiedFakeQuantizedModule",
-        "from quantsim.nn.kernel_quant import SpecifiedQuantizedModule\n",
+        f"from torch import nn\n\n{imported}\n",
         _all_of(names),
     ]
     for spec in specs:

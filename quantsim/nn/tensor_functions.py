@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
     "add",
+    "batch_norm",
     "depth_to_space",
     "divide",
     "expand",
@@ -47,6 +49,11 @@ def divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     if isinstance(input, Tensor):
         return torch.div(input, other, rounding_mode=rounding_mode)
     return torch.div(torch.as_tensor(input, dtype=other.dtype), other, rounding_mode=rounding_mode)
+
+
+def batch_norm(input: Tensor, running_mean: Tensor, running_var: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Torch's batch_norm; no gradient goes to the statistics, which their quantizers' ranges would otherwise ask for."""
+    return F.batch_norm(input, running_mean.detach(), running_var.detach(), *args, **kwargs)
 
 
 def expand(input: Tensor, *sizes: Any) -> Tensor:

@@ -20,7 +20,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
         count: Ticks wanted.
 
     Example:
-        >>> nice_ticks(0.0, 27.5)
+        >>> nice_ticks(0.0, 25.0)
         (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
     """
     if not high > low:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as version_of_package
 from typing import TYPE_CHECKING
 
+import torch
 from quantsim_encodings.document import EncodingEntry, EncodingsDocument, EncodingsVersion, Producer, TensorReference, TensorRole
-from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding
+from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
 from quantsim_encodings.errors import EncodingsError, Problem
 from quantsim_encodings.granularity import Flattened, Granularity, PerBlock, PerBlocks, PerChannel, PerTensor
 from quantsim_encodings.layout import place, transpose
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 
 from quantsim.errors import QuantsimError, ShapeError
 from quantsim.nn import BaseQuantizationMixin
+from quantsim.quantization.affine import GroupedBlockQuantizeDequantize
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.module_kinds import channel_axis
 from quantsim.sim.quantizer_factory import quantizer_from_encoding
-from quantsim.sim.slots import model_tensor_name, slot_name
+from quantsim.sim.slots import slot_name
 from quantsim.sim.summary import iterate_quantizers
 
 if TYPE_CHECKING:
@@ -120,7 +123,7 @@ def export_document(
             EncodingEntry(
                 encoding,
                 tensor=tensor,
-                name=model_tensor_name(tensor) if by_name else None,
+                name=str(tensor) if by_name else None,
                 frozen=not quantizer.is_overwrite_allowed,
                 learnable=any(values.requires_grad for values in quantizer.parameters()),
                 analyzer=None if analyzer is None else type(analyzer).__name__,
@@ -219,7 +222,7 @@ def _quantizer_for(
     encoding = entry.encoding
     if values is not None:
         encoding = _oriented(encoding, values, module, is_transposed=resolved.is_transposed)
-    quantizer = quantizer_from_encoding(encoding)
+    quantizer = _regrouped(existing, encoding) or quantizer_from_encoding(encoding)
     if existing is not None and existing.encoding_analyzer is not None and type(existing) is type(quantizer):
         _keep_analyzer(existing, quantizer)
     if values is not None:
@@ -234,10 +237,29 @@ def _quantizer_for(
     return quantizer
 
 
+def _regrouped(existing: QuantizerBase | None, encoding: Encoding) -> QuantizerBase | None:
+    """A copy of an existing LPBQ quantizer with the block scales of a file that does not say that they are grouped.
+
+    None if that is not the case, or if the scales are no multiples of a scale of their channel.
+    """
+    if (
+        not isinstance(existing, GroupedBlockQuantizeDequantize)
+        or not isinstance(encoding, AffineEncoding)
+        or isinstance(encoding, GroupedBlockEncoding)
+        or tuple(encoding.scale.shape) != existing.shape
+        or encoding.format != existing.format
+    ):
+        return None
+    quantizer = copy.deepcopy(existing)
+    low, high = (torch.tensor(values, dtype=torch.float32) for values in (encoding.min, encoding.max))
+    quantizer.set_range(low, high)
+    scale = quantizer.get_scale()
+    expected = torch.tensor(encoding.scale, dtype=torch.float32)
+    return quantizer if scale is not None and torch.allclose(scale.cpu(), expected, rtol=1e-5, atol=0.0) else None
+
+
 def _keep_analyzer(existing: QuantizerBase, quantizer: QuantizerBase) -> None:
     """A later calibration is to choose ranges as before, if the shapes still agree."""
-    import copy
-
     analyzer = existing.encoding_analyzer
     own = quantizer.encoding_analyzer
     if analyzer is not None and own is not None and tuple(analyzer.shape) == tuple(own.shape):

@@ -338,7 +338,7 @@ class QuantizationSimModel:
     def save_encodings(self, path: str | Path, version: EncodingsVersion | str = EncodingsVersion.QUANTSIM, **options: Any) -> None:
         """Writes all encodings to a file; the file is replaced at once or not at all.
 
-        Versions by tensor name (0.6.1, 1.0.0, 2.x) get names from module paths: ``fc.weight``, ``fc.output_0``, ``fc.input_0``.
+        Versions by tensor name (0.6.1, 1.0.0, 2.x) get names from module paths: ``fc.weight``, ``fc.output[0]``, ``fc.input[0]``.
 
         Args:
             path: Where to.

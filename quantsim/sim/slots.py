@@ -8,14 +8,14 @@ from typing import Final
 
 from quantsim_encodings.document import TensorReference, TensorRole
 
-__all__ = ["model_tensor_name", "nearest_names", "parse_slot", "slot_name"]
+__all__ = ["nearest_names", "parse_slot", "slot_name"]
 
 _CONTAINERS: Final = {
     TensorRole.INPUT: "input_quantizers",
     TensorRole.OUTPUT: "output_quantizers",
     TensorRole.PARAM: "param_quantizers",
 }
-_SLOT: Final = re.compile(r"(?:(?P<module>.*)\.)?(?P<container>input|output|param)_quantizers\[(?P<key>[^\[\]]+)\]")
+_SLOT: Final = re.compile(r"(?:(?P<module>.*)\.)?(?P<container>input|output|param)(?:_quantizers)?\[(?P<key>[^\[\]]+)\]")
 
 
 def slot_name(slot: TensorReference) -> str:
@@ -31,27 +31,18 @@ def slot_name(slot: TensorReference) -> str:
 
 
 def parse_slot(text: str) -> TensorReference | None:
-    """The reverse of :func:`slot_name`; None for other texts.
+    """The reverse of :func:`slot_name`, and of ``str(TensorReference(...))`` for activations; None for other texts.
 
     Example:
-        >>> parse_slot("encoder.0.output_quantizers[1]")
+        >>> parse_slot("encoder.0.output_quantizers[1]") == parse_slot("encoder.0.output[1]")
+        True
+        >>> parse_slot("encoder.0.output[1]")
         TensorReference(module='encoder.0', role=<TensorRole.OUTPUT: 'output'>, key='1')
     """
     found = _SLOT.fullmatch(text)
     if found is None:
         return None
     return TensorReference(found["module"] or "", TensorRole(found["container"]), found["key"].strip("'\""))
-
-
-def model_tensor_name(slot: TensorReference) -> str:
-    """Name of a tensor in files that know tensors only: ``fc.weight``, ``fc.output_0``, ``fc.input_0``.
-
-    Example:
-        >>> model_tensor_name(TensorReference("fc", TensorRole.OUTPUT, "0"))
-        'fc.output_0'
-    """
-    leaf = slot.key if slot.role is TensorRole.PARAM else f"{slot.role.value}_{slot.key}"
-    return f"{slot.module}.{leaf}" if slot.module else leaf
 
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

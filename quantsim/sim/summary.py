@@ -252,4 +252,4 @@ def _range(quantizer: QuantizerBase) -> tuple[float | None, float | None]:
     low, high = minimum(), maximum()
     if low is None or high is None:
         return None, None
-    return float(low.min()), float(high.max())
+    return float(low.detach().min()), float(high.detach().max())

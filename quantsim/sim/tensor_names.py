@@ -6,7 +6,7 @@ Files by module (quantsim's own, AIMET's torch side) say it outright. Files by t
   ``MatMul``;
 * ``/encoder/layer.0/dense/Add_output_0``: output 0 of the last op of module ``encoder.layer.0.dense``;
 * ``input_ids``: an input of the model, by the name of an argument of ``forward``, or by position with ``input_names``;
-* ``fc.output_0``, ``fc.input_0``: what quantsim writes, which has no ONNX graph to take names from.
+* ``fc.output[0]``, ``fc.input[0]``: what quantsim writes, which has no ONNX graph to take names from.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from quantsim.sim.slots import nearest_names, parse_slot
 __all__ = ["ResolvedTensor", "TensorResolver"]
 
 _EXPORTER_SUFFIX: Final = re.compile(r"_\d+")
-_OWN_ACTIVATION: Final = re.compile(r"(?:(?P<module>.*)\.)?(?P<role>input|output)_(?P<key>\d+)")
 _GRAPH_OUTPUT: Final = re.compile(r"(?P<op>[A-Za-z]\w*?)_output_(?P<index>\d+)")
 
 
@@ -132,10 +131,8 @@ class TensorResolver:
         return ResolvedTensor(TensorReference(path, TensorRole.PARAM, stem), is_transposed)
 
     def _own_activation(self, name: str) -> ResolvedTensor | None:
-        found = _OWN_ACTIVATION.fullmatch(name)
-        if found is None:
-            return None
-        existing = self._existing(TensorReference(found["module"] or "", TensorRole(found["role"]), found["key"]))
+        tensor = parse_slot(name)
+        existing = name if tensor is None else self._existing(tensor)
         return None if isinstance(existing, str) else existing[0]
 
     def _graph_output(self, name: str) -> ResolvedTensor | None:
@@ -149,7 +146,7 @@ class TensorResolver:
 
     def _known_names(self) -> list[str]:
         names = [f"{path}.{key}" for path, module in self._modules.items() for key in module.param_quantizers]
-        return [*names, *(f"{path}.output_0" for path in self._modules), *self._inputs]
+        return [*names, *(f"{path}.output[0]" for path in self._modules), *self._inputs]
 
 
 def _model_inputs(

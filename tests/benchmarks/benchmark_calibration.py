@@ -1,7 +1,7 @@
 """Calibration against the plain forward of the same batches; and one weight's SQNR search.
 
-In whole models the activations use the analyzer that is measured and the weights min-max: a weight is searched once, however many batches
-are observed, so its search is measured by itself.
+In whole models the activations use the analyzer that is measured and the weights min-max: a weight is searched once,
+however many batches are observed, so its search is measured by itself.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ def weight_search(shape: tuple[int, int], rounds: int, *, with_peers: bool) -> I
 
 def subject(options: Options) -> Iterator[Comparison | Figure]:
     """A perceptron, MiniLM, and one weight."""
-    batches = [torch.randn(256, 1024, generator=torch.Generator().manual_seed(seed)) for seed in range(1 if options.quick else 4)]
+    batches = [
+        torch.randn(256, 1024, generator=torch.Generator().manual_seed(seed))
+        for seed in range(1 if options.quick else 4)
+    ]
 
     def run_perceptron(model: nn.Module) -> None:
         for batch in batches:

@@ -1,4 +1,5 @@
-"""A quantized Linear with three int8 quantizers against ``nn.Linear``: a real size, and one so small that only the overhead is left."""
+"""A quantized Linear with three int8 quantizers against ``nn.Linear``: a real size, and one so small that only the
+overhead is left."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def forward_backward(module: nn.Module, x: torch.Tensor, gradient: torch.Tensor)
     return lambda: torch.autograd.grad(module(leaf), wanted, gradient)
 
 
-def comparison(title: str, sizes: tuple[int, int, int], gates: tuple[float, float | None], options: Options) -> Iterator[Comparison]:
+def comparison(
+    title: str, sizes: tuple[int, int, int], gates: tuple[float, float | None], options: Options
+) -> Iterator[Comparison]:
     """Forward, then forward + backward, of one size (in, out, batch)."""
     inputs, outputs, batch = sizes
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """Peak memory of a no-grad W8A8 forward against float32's, by torch's own allocation events.
 
-Two figures: what one forward allocates at its highest point (``during forward``), and that plus every tensor that was alive before it
-(``with persistent tensors``: weights, ranges, quantised weights that are kept).
+Two figures: what one forward allocates at its highest point (``during forward``), and that plus every tensor that was
+alive before it (``with persistent tensors``: weights, ranges, quantised weights that are kept).
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ def persistent_bytes() -> int:
 
 def peak_bytes(call: Callable[[], object]) -> int:
     """The most that one call has allocated at any time, from the profiler's allocation events in order."""
-    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with (
+        torch.no_grad(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+    ):
         result = call()
         del result
     results = profile.profiler.kineto_results  # pyright: ignore[reportOptionalMemberAccess]
-    events = sorted((event for event in results.events() if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    events = sorted(
+        (event for event in results.events() if event.name() == "[memory]"), key=lambda event: event.start_ns()
+    )
     if not events:
         raise RuntimeError("the profiler recorded no allocations")
     held = peak = 0
@@ -59,10 +64,11 @@ def measure(call: Callable[[], object]) -> tuple[int, int]:
 
 def figures(title: str, model: nn.Module, example: object, run: Callable[[nn.Module], object]) -> Iterator[Figure]:
     """Measure float32, turn the same model into a simulation (in place, so that no copy is counted), measure again."""
-    other = persistent_bytes() - sum(tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()])
+    other = persistent_bytes() - sum(
+        tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()]
+    )
     plain = measure(lambda: run(model))
     sim = QuantizationSimModel(model, example, config="w8a8", in_place=True)
-    del model
     with torch.no_grad():
         sim.compute_encodings(run)
     simulated = measure(lambda: run(sim.model))
@@ -80,4 +86,6 @@ def subject(options: Options) -> Iterator[Figure]:
     model = minilm()
     if model is not None:
         inputs = minilm_inputs(batch=4 if options.quick else 32, length=128)
-        yield from figures("MiniLM 32 x 128", model, minilm_inputs(batch=1, length=16), lambda candidate: candidate(**inputs))
+        yield from figures(
+            "MiniLM 32 x 128", model, minilm_inputs(batch=1, length=16), lambda candidate: candidate(**inputs)
+        )

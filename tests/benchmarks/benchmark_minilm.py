@@ -60,4 +60,6 @@ def subject(options: Options) -> Iterator[Comparison]:
         torchao = peers.torchao_dynamic_model(model)
         if torchao is not None:
             compiled["torchao compiled"] = forward(torch.compile(torchao), inputs)
-    yield Comparison(title="forward, compiled", baseline="float32 compiled", functions=compiled, gates={"w8a8 compiled": COMPILED})
+    yield Comparison(
+        title="forward, compiled", baseline="float32 compiled", functions=compiled, gates={"w8a8 compiled": COMPILED}
+    )

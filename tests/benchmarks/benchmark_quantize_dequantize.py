@@ -1,4 +1,5 @@
-"""int8 quantize-dequantize of a 4096 x 4096 float32 tensor against ``clone``: forward, and forward + backward with a learnable range."""
+"""int8 quantize-dequantize of a 4096 x 4096 float32 tensor against ``clone``: forward, and forward + backward with a
+learnable range."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ COMPILED_FORWARD, COMPILED_BACKWARD = 1.2, 4.0
 
 def granularities(size: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...] | None]]:
     """Quantizer shape and block size by granularity."""
-    return {"per tensor": ((), None), "per channel": ((size, 1), None), f"block {BLOCK}": ((size, size // BLOCK), (1, BLOCK))}
+    return {
+        "per tensor": ((), None),
+        "per channel": ((size, 1), None),
+        f"block {BLOCK}": ((size, size // BLOCK), (1, BLOCK)),
+    }
 
 
 def plain_operators(x: torch.Tensor, scale: torch.Tensor, block_size: tuple[int, ...] | None) -> torch.Tensor:
@@ -29,7 +34,9 @@ def plain_operators(x: torch.Tensor, scale: torch.Tensor, block_size: tuple[int,
     return (torch.clamp(torch.round(x / scale), -128, 127) * scale).view(shape)
 
 
-def fused_operator(quantizer: torch.nn.Module, block_size: tuple[int, ...] | None) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def fused_operator(
+    quantizer: torch.nn.Module, block_size: tuple[int, ...] | None
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """torch's own fake quantisation, where it has the granularity."""
     scale = quantizer.get_scale().detach()
     if block_size is not None:
@@ -51,7 +58,9 @@ def without_gradient(function: Callable[[torch.Tensor], object], x: torch.Tensor
     return call
 
 
-def with_backward(quantizer: torch.nn.Module, x: torch.Tensor, gradient: torch.Tensor, run: Callable | None = None) -> Callable[[], object]:
+def with_backward(
+    quantizer: torch.nn.Module, x: torch.Tensor, gradient: torch.Tensor, run: Callable | None = None
+) -> Callable[[], object]:
     """Forward and backward to the tensor and to the range."""
     leaf = x.clone().requires_grad_()
     wanted = [leaf, *quantizer.parameters()]
@@ -65,13 +74,18 @@ def subject(options: Options) -> Iterator[Comparison]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(size, size, generator=generator)
     gradient = torch.randn(size, size, generator=generator)
-    cases = [(name, *spec, True) for name, spec in granularities(size).items()] + [("per tensor, asymmetric", (), None, False)]
+    cases = [(name, *spec, True) for name, spec in granularities(size).items()] + [
+        ("per tensor, asymmetric", (), None, False)
+    ]
     for name, shape, block_size, symmetric in cases:
         quantizer = affine.QuantizeDequantize(shape, 8, symmetric, block_size=block_size)
         with quantizer.compute_encodings():
             quantizer(x)
         functions: dict[str, Callable[[], object]] = {"clone": x.clone, "quantsim": without_gradient(quantizer, x)}
-        backward: dict[str, Callable[[], object]] = {"clone": x.clone, "quantsim": with_backward(quantizer, x, gradient)}
+        backward: dict[str, Callable[[], object]] = {
+            "clone": x.clone,
+            "quantsim": with_backward(quantizer, x, gradient),
+        }
         if options.compiled:
             torch.compiler.reset()
             compiled = torch.compile(quantizer, fullgraph=True)
@@ -115,7 +129,9 @@ def add_peers(
     if aimet is not None:
         functions["aimet"] = without_gradient(aimet, x)
         backward["aimet"] = with_backward(aimet, x, gradient)
-    blocks = block_size or tuple(extent if extent_of_scale == 1 else 1 for extent, extent_of_scale in zip(x.shape, shape or (1, 1)))
+    blocks = block_size or tuple(
+        extent if scales == 1 else 1 for extent, scales in zip(x.shape, shape or (1, 1), strict=True)
+    )
     torchao = peers.torchao_quantize_dequantize(quantizer.get_scale().detach(), blocks)
     if torchao is not None:
         functions["torchao"] = without_gradient(torchao, x)

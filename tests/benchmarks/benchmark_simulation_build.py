@@ -38,4 +38,6 @@ def subject(options: Options) -> Iterator[Figure]:
     title = "12-layer BERT"
     yield Figure(title=title, label="deep copy alone", value=min(copies), unit="s")
     yield Figure(title=title, label="build, deep copy within", value=min(builds), unit="s")
-    yield Figure(title=title, label="build beyond the deep copy", value=min(builds) - min(copies), unit="s", gate=GATE_SECONDS)
+    yield Figure(
+        title=title, label="build beyond the deep copy", value=min(builds) - min(copies), unit="s", gate=GATE_SECONDS
+    )

@@ -1,7 +1,9 @@
-"""Measuring: interleaved rounds in one process, minimum and median, ratios to a baseline, gates printed and never asserted.
+"""Measuring: interleaved rounds in one process, minimum and median, ratios to a baseline, gates printed and never
+asserted.
 
-A benchmark file holds one subject and offers ``subject(options)``, a generator of ``Comparison`` (functions timed against each other) and
-``Figure`` (one number measured otherwise). It is a generator so that one comparison's tensors are gone before the next begins.
+A benchmark file holds one subject and offers ``subject(options)``, a generator of ``Comparison`` (functions timed
+against each other) and ``Figure`` (one number measured otherwise). It is a generator so that one comparison's tensors
+are gone before the next begins.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from enum import StrEnum
 # OpenMP workers that spin between operators make two busy cores ten times slower on small models.
 THREADING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
 
-# The default allocator returns large blocks to the system, so that every pass over a fresh 64 MiB tensor is bound by page faults and
-# costs the same whatever it computes. With these, glibc keeps the pages.
+# The default allocator returns large blocks to the system, so that every pass over a fresh 64 MiB tensor is bound by
+# page faults and costs the same whatever it computes. With these, glibc keeps the pages.
 PAGE_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "34359738368", "MALLOC_TOP_PAD_": "536870912"}
 
 MARKER = "QUANTSIM_BENCHMARK_ENVIRONMENT"
@@ -154,7 +156,8 @@ def time_interleaved(functions: Mapping[str, Callable[[], object]], options: Opt
 
 
 def compare(subject: str, comparison: Comparison, options: Options) -> Iterator[Row]:
-    """Measure one comparison and give its rows; the gate is held against the ratio of minima, the medians stand beside it."""
+    """Measure one comparison and give its rows; the gate is held against the ratio of minima, the medians stand
+    beside it."""
     timings = time_interleaved(comparison.functions, options)
     for label, timing in timings.items():
         against = comparison.against.get(label, comparison.baseline)

@@ -1,6 +1,7 @@
 """Other libraries that do the same work, each used where it is installed (none is a dependency).
 
-Every function returns something callable, or None where the library is missing or cannot do it; so a table shows what was there.
+Every function returns something callable, or None where the library is missing or cannot do it; so a table shows what
+was there.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def brevitas_quantize_dequantize(x: torch.Tensor) -> nn.Module | None:
             module = brevitas_nn.QuantIdentity(bit_width=8, return_quant_tensor=False, collect_stats_steps=1)
             module(x)
             module(x)
-    except Exception:  # noqa: BLE001 - an old or half-installed peer is left out of the table, it is not ours to mend
+    except Exception:
         return None
     return module
 
@@ -127,7 +128,7 @@ def torchao_dynamic_model(model: nn.Module) -> nn.Module | None:
 
             quantised = copy.deepcopy(model)
             quantize_(quantised, Int8DynamicActivationInt8WeightConfig())
-    except Exception:  # noqa: BLE001
+    except Exception:
         return None
     return quantised
 
@@ -147,6 +148,6 @@ def quanto_model(model: nn.Module, run: Callable[[nn.Module], object]) -> nn.Mod
             with Calibration(), torch.no_grad():
                 run(quantised)
             freeze(quantised)
-    except Exception:  # noqa: BLE001
+    except Exception:
         return None
     return quantised

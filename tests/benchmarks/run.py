@@ -5,8 +5,8 @@
     python tests/benchmarks/run.py --json figures.json  also as JSON
     python tests/benchmarks/run.py --list               what there is
 
-Restarts itself with passive OpenMP waiting, two threads, and an allocator that reuses pages (``--default-allocator``: the system's own).
-Gates are printed, never enforced: a shared machine's timings prove nothing about a build.
+Restarts itself with passive OpenMP waiting, two threads, and an allocator that reuses pages (``--default-allocator``:
+the system's own). Gates are printed, never enforced: a shared machine's timings prove nothing about a build.
 """
 
 from __future__ import annotations
@@ -66,11 +66,17 @@ def print_rows(rows: list[Row], *, first: bool) -> None:
     """One comparison as aligned text, flushed at once: a long run is watched."""
     header = ["", "minimum", "median", "ratio", "(median)", "to", "gate", "", ""]
     table = [header, *map(describe, rows)] if first else [describe(row) for row in rows]
-    widths = [max(width, *(len(line[column]) for line in table)) for column, width in enumerate((34, 12, 12, 6, 8, 14, 8, 4, 0))]
+    widths = [
+        max(width, *(len(line[column]) for line in table))
+        for column, width in enumerate((34, 12, 12, 6, 8, 14, 8, 4, 0))
+    ]
     if first:
         print(f"\n{rows[0].subject}: {rows[0].title}")
     for line in table:
-        cells = [cell.ljust(width) if column in (0, 5, 8) else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths))]
+        cells = [
+            cell.ljust(width) if column in (0, 5, 8) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         print("  " + "  ".join(cells).rstrip(), flush=True)
 
 
@@ -106,9 +112,13 @@ def main() -> int:
     parser.add_argument("subject", nargs="*", help="subjects to run (default: all)")
     parser.add_argument("--list", action="store_true", help="print the subjects and stop")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
-    parser.add_argument("--seconds", type=float, default=Options.seconds, help="time for each comparison (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=Options.seconds, help="time for each comparison (default: %(default)s)"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile must build first")
-    parser.add_argument("--no-peers", action="store_true", help="leave out other libraries even where they are installed")
+    parser.add_argument(
+        "--no-peers", action="store_true", help="leave out other libraries even where they are installed"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all?")
     parser.add_argument("--default-allocator", action="store_true", help="measure with the system's allocator settings")
     arguments = parser.parse_args()

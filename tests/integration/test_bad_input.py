@@ -1,4 +1,5 @@
-"""What a person gets wrong, and that the error says which module, what was got, what was expected, and how to mend it."""
+"""What a person gets wrong, and that the error says which module, what was got, what was expected, and how to mend
+it."""
 
 from __future__ import annotations
 
@@ -135,7 +136,15 @@ def test_set_range_of_the_wrong_shape_or_order() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [((), 0, True), ((), -8, True), ((), 7, -8, True), ((), 8, 8, True), ((-1, 1), 8, True), ((), 8.5, True), ((), "8", True)],
+    [
+        ((), 0, True),
+        ((), -8, True),
+        ((), 7, -8, True),
+        ((), 8, 8, True),
+        ((-1, 1), 8, True),
+        ((), 8.5, True),
+        ((), "8", True),
+    ],
     ids=str,
 )
 def test_nonsense_settings_of_a_quantizer(arguments: tuple[object, ...]) -> None:
@@ -192,7 +201,9 @@ def test_a_rule_that_matches_nothing_is_an_error() -> None:
     assert_says(caught.value, "no_such_layer")
 
 
-@pytest.mark.parametrize("inputs", [(), torch.randn(2, 5), {"nonsense": torch.randn(2, 4)}], ids=["none", "width", "keyword"])
+@pytest.mark.parametrize(
+    "inputs", [(), torch.randn(2, 5), {"nonsense": torch.randn(2, 4)}], ids=["none", "width", "keyword"]
+)
 def test_example_inputs_that_do_not_run(inputs: object) -> None:
     model = network()
     before = snapshot(model)

@@ -1,10 +1,10 @@
-"""Thousands of broken encodings files are loaded into one live simulation: an ``EncodingsError`` or a clean load, and never a half of one."""
+"""Thousands of broken encodings files are loaded into one live simulation: an ``EncodingsError`` or a clean load, and
+never a half of one."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,10 @@ class Snapshot:
         )
 
     def differences(self, other: Snapshot) -> list[str]:
-        found = [name for name in self.state.keys() ^ other.state.keys()]
-        found += [name for name in self.state.keys() & other.state.keys() if not equal(self.state[name], other.state[name])]
+        found = list(self.state.keys() ^ other.state.keys())
+        found += [
+            name for name in self.state.keys() & other.state.keys() if not equal(self.state[name], other.state[name])
+        ]
         if not torch.equal(self.output, other.output):
             found.append("output")
         if self.encodings != other.encodings:
@@ -130,7 +132,7 @@ def fingerprint(sim: QuantizationSimModel) -> str:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
     folder = tmp_path_factory.mktemp("fuzz")
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(8, 4, generator=generator)
@@ -142,7 +144,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     for version in VERSIONS:
         sim.save_encodings(folder / f"{version}.json", version=version)
         files[version] = (folder / f"{version}.json").read_bytes()
-    yield Live(sim, x, files, folder / "mutated.json", run(sim, x))
+    return Live(sim, x, files, folder / "mutated.json", run(sim, x))
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -173,7 +175,9 @@ def mutate_structure(document: Any, draw: st.DrawFn) -> None:
         case "repeat" if isinstance(parent, list):
             parent.insert(last, copy.deepcopy(parent[last]))
         case "rename" if isinstance(parent, dict):
-            parent[draw(st.sampled_from(("", "scale", "min", "offset", "version", "0.weight", "output", "1")))] = parent.pop(last)
+            parent[draw(st.sampled_from(("", "scale", "min", "offset", "version", "0.weight", "output", "1")))] = (
+                parent.pop(last)
+            )
         case "swap":
             other = draw(st.sampled_from(everywhere))
             donor = document
@@ -207,7 +211,11 @@ def broken_content(draw: st.DrawFn, files: dict[str, bytes]) -> bytes:
             return content[:start] + draw(st.binary(min_size=1, max_size=12)) + content[start:]
         case "overwrite":
             start = draw(st.integers(0, len(content)))
-            added = draw(st.sampled_from((b"NaN", b"-", b"1e999", b"{", b"}", b"[", b'"', b",", b"\xff\xfe", b"\x00", b"e", b"9" * 400)))
+            added = draw(
+                st.sampled_from(
+                    (b"NaN", b"-", b"1e999", b"{", b"}", b"[", b'"', b",", b"\xff\xfe", b"\x00", b"e", b"9" * 400)
+                )
+            )
             return content[:start] + added + content[start + len(added) :]
         case "double":
             return content + content
@@ -217,7 +225,8 @@ def broken_content(draw: st.DrawFn, files: dict[str, bytes]) -> bytes:
 
 
 def check(live: Live, content: bytes) -> bool:
-    """Load one file; True if it loaded. Anything but a clean load or an ``EncodingsError`` that changed nothing fails."""
+    """Load one file; True if it loaded. Anything but a clean load or an ``EncodingsError`` that changed nothing
+    fails."""
     path = live.write(content)
     before = live.snapshot()
     try:
@@ -269,7 +278,19 @@ def test_ten_thousand_broken_files(live: Live) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b" ", b"null", b"[]", b"{}", b"1e999", b"\xff\xff", b'{"version":', b'{"version": "9.9"}', b"[" * 200_000, b'{"a":' * 200_000],
+    [
+        b"",
+        b" ",
+        b"null",
+        b"[]",
+        b"{}",
+        b"1e999",
+        b"\xff\xff",
+        b'{"version":',
+        b'{"version": "9.9"}',
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+    ],
     ids=lambda content: repr(content[:16]),
 )
 def test_files_that_are_no_encodings(live: Live, content: bytes) -> None:

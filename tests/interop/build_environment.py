@@ -4,8 +4,9 @@
     .oracle/bin/python tests/interop/record_vectors.py
     QUANTSIM_AIMET_PYTHON=.oracle/bin/python python -m pytest tests/interop/test_live.py
 
-aimet-torch pins CUDA builds and packages that this use never touches, so it is installed without its dependencies and the ones it needs
-to import are listed here. Continuous integration needs none of this: it compares with the recorded vectors.
+aimet-torch pins CUDA builds and packages that this use never touches, so it is installed without its dependencies and
+the ones it needs to import are listed here. Continuous integration needs none of this: it compares with the recorded
+vectors.
 """
 
 from __future__ import annotations
@@ -62,7 +63,11 @@ def build(folder: Path) -> Path:
     site_packages = next((folder / "lib").glob("python3.*/site-packages"))
     # A path file, not a copy: an edit of the stub takes effect without building again.
     (site_packages / "torchvision_stub.pth").write_text(f"{STUB}\n", encoding="utf-8")
-    run(python, "-c", "import aimet_torch, torch; print('aimet-torch', aimet_torch.__version__, 'on torch', torch.__version__)")
+    run(
+        python,
+        "-c",
+        "import aimet_torch, torch; print('aimet-torch', aimet_torch.__version__, 'on torch', torch.__version__)",
+    )
     return python
 
 
@@ -72,7 +77,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the environment is to be, for example .oracle")
     folder = parser.parse_args().folder.resolve()
     if sys.version_info[:2] not in ((3, 10), (3, 11), (3, 12)):
-        print(f"aimet-torch {AIMET_VERSION} was tried with Python 3.11; this is {sys.version.split()[0]}", file=sys.stderr)
+        print(
+            f"aimet-torch {AIMET_VERSION} was tried with Python 3.11; this is {sys.version.split()[0]}", file=sys.stderr
+        )
     python = build(folder)
     print(f"ready: {python}")
     return 0

@@ -1,4 +1,5 @@
-"""The recorder's programs run in another environment and are not collected; the modules shared with it are importable by name."""
+"""The recorder's programs run in another environment and are not collected; the modules shared with it are importable
+by name."""
 
 from __future__ import annotations
 

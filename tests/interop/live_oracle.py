@@ -1,9 +1,10 @@
-"""Load encodings that quantsim wrote into aimet-torch's simulation and run it. Run in the oracle's environment by test_live.py:
+"""Load encodings that quantsim wrote into aimet-torch's simulation and run it. Run by test_live.py:
 
     .oracle/bin/python tests/interop/live_oracle.py FOLDER
 
-Reads ``FOLDER/tensors.npz`` (weights and images) and ``FOLDER/torch.encodings``; writes ``FOLDER/oracle.npz`` (the output, with and without
-torch's fused operator) and, from the loaded simulation, the oracle's own files of every version beside them.
+Reads ``FOLDER/tensors.npz`` (weights and images) and ``FOLDER/torch.encodings``; writes ``FOLDER/oracle.npz`` (the
+output, with and without torch's fused operator) and, from the loaded simulation, the oracle's own files of every
+version beside them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ def main(folder: Path) -> int:
     tensors = VectorFile.load(folder / "tensors.npz").arrays
     model = OracleModel().eval()
     model.load_state_dict(
-        {name.removeprefix("state/"): torch.from_numpy(array) for name, array in tensors.items() if name.startswith("state/")}
+        {
+            name.removeprefix("state/"): torch.from_numpy(array)
+            for name, array in tensors.items()
+            if name.startswith("state/")
+        }
     )
     images = torch.from_numpy(tensors["images"])
     # Calibrated on other data first, so that an encoding which is silently not loaded shows in the output.

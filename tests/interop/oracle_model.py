@@ -1,6 +1,7 @@
 """The small network whose encodings the oracle and quantsim exchange (plain torch: both environments import this file).
 
-One layer a granularity: ``channel`` per-channel weights, ``block`` block-wise, ``grouped`` LPBQ, ``tensor`` per tensor, and a convolution first.
+One layer a granularity: ``channel`` per-channel weights, ``block`` block-wise, ``grouped`` LPBQ, ``tensor`` per
+tensor, and a convolution first.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ ONNX_NAMES = {
     "tensor.bias": ("tensor", "param", "bias"),
     "scores": ("tensor", "output", "0"),
 }
-"""ONNX tensor name -> (module, role, key). ``block.weight_0`` and ``grouped.weight_0`` are the transposed weights of layers without a bias,
-and ``flatten``'s output has no quantizer: the exporter hands it the encoding of its input."""
+"""ONNX tensor name -> (module, role, key). ``block.weight_0`` and ``grouped.weight_0`` are the transposed weights of
+layers without a bias, and ``flatten``'s output has no quantizer: the exporter hands it the encoding of its input."""
 
 TRANSPOSED = ("block.weight_0", "grouped.weight_0")
 """The ONNX names whose tensor is the transpose of the module's parameter."""

@@ -2,9 +2,10 @@
 
     .oracle/bin/python tests/interop/record_model.py
 
-Writes ``vectors/model/``: ``tensors.npz`` (weights, input, output, and what goes into and comes out of every quantizer) and ``model_<version>.encodings`` (ONNX tensor
-names: 0.6.1, 1.0.0, 2.0.0, 2.1.0; ``_bias`` files also hold the int32 bias encodings that the exporter derives), ``torch.encodings``
-(module names). ``oracle_model.ONNX_NAMES`` says which module and tensor each ONNX name stands for.
+Writes ``vectors/model/``: ``tensors.npz`` (weights, input, output, and what goes into and comes out of every
+quantizer) and ``model_<version>.encodings`` (ONNX tensor names: 0.6.1, 1.0.0, 2.0.0, 2.1.0; ``_bias`` files also hold
+the int32 bias encodings that the exporter derives), ``torch.encodings`` (module names). ``oracle_model.ONNX_NAMES``
+says which module and tensor each ONNX name stands for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vector_file import VectorFile
 HERE = Path(__file__).resolve().parent
 VERSIONS = ("0.6.1", "1.0.0", "2.0.0", "2.1.0")
 
+
 def simulate(model: OracleModel, images: torch.Tensor) -> Any:
     """The oracle's simulation: 8-bit asymmetric activations, and one weight granularity a layer."""
     from aimet_torch.quantization import affine
@@ -34,7 +36,9 @@ def simulate(model: OracleModel, images: torch.Tensor) -> Any:
         "convolution": affine.QuantizeDequantize((4, 1, 1, 1), 8, True),
         "channel": affine.QuantizeDequantize((16, 1), 8, True),
         "block": affine.QuantizeDequantize((16, 2), 4, True, block_size=(1, 8)),
-        "grouped": affine.GroupedBlockQuantizeDequantize((16, 4), 4, True, 8, block_size=(1, 4), block_grouping=(1, -1)),
+        "grouped": affine.GroupedBlockQuantizeDequantize(
+            (16, 4), 4, True, 8, block_size=(1, 4), block_grouping=(1, -1)
+        ),
         "tensor": affine.QuantizeDequantize((), 8, True),
     }
     for layer, quantizer in weights.items():
@@ -54,7 +58,8 @@ def entry_names(document: dict[str, Any]) -> set[str]:
 
 
 def record_quantizers(sim: Any, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """Run the network; what goes into and comes out of each quantizer, so that a test need not trust two machines' matrix products."""
+    """Run the network; what goes into and comes out of each quantizer, so that a test need not trust two machines'
+    matrix products."""
     arrays: dict[str, np.ndarray] = {}
     handles = []
 
@@ -66,7 +71,11 @@ def record_quantizers(sim: Any, images: torch.Tensor) -> tuple[torch.Tensor, dic
         return hook
 
     for path, module in sim.named_qmodules():
-        containers = {"input": module.input_quantizers, "output": module.output_quantizers, "param": module.param_quantizers}
+        containers = {
+            "input": module.input_quantizers,
+            "output": module.output_quantizers,
+            "param": module.param_quantizers,
+        }
         for role, container in containers.items():
             for key, quantizer in container.items() if role == "param" else enumerate(container):
                 if quantizer is not None:

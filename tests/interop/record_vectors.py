@@ -1,20 +1,20 @@
-"""Record what aimet-torch computes, for tests that run without it. Run in the oracle's environment (see build_environment.py):
+"""Record what aimet-torch computes, for tests that run without it. Run in the oracle's environment:
 
     .oracle/bin/python tests/interop/record_vectors.py
 
-Writes ``vectors/affine.npz`` (quantizers: range, scale, offset, outputs, gradients), ``vectors/analyzers.npz`` (ranges that each encoding
-analyzer chooses) and ``vectors/model/`` (a calibrated network: weights, input, output and its encodings in every file version).
+Writes ``vectors/affine.npz`` (quantizers: range, scale, offset, outputs, gradients), ``vectors/analyzers.npz``
+(ranges that each encoding analyzer chooses) and ``vectors/model/`` (a calibrated network: weights, input, output and
+its encodings in every file version).
 
-aimet-torch has two forwards. With a range gradient it divides by the scale; without one it calls ``torch.fake_quantize_*``, which
-multiplies by the inverse and so may round a tie the other way. Both outputs are recorded; quantsim must equal the dividing one.
+aimet-torch has two forwards. With a range gradient it divides by the scale; without one it calls
+``torch.fake_quantize_*``, which multiplies by the inverse and so may round a tie the other way. Both outputs are
+recorded; quantsim must equal the dividing one.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -43,7 +43,8 @@ class AffineCase:
     decompressed_bits: int | None = None
     block_grouping: tuple[int, ...] | None = None
     zero_point_shift: float | None = None
-    shrink: float = 1.0  # the calibrated range times this: < 1 makes values clip, so that the gradient's outer branch is exercised
+    shrink: float = 1.0
+    """The calibrated range times this: below 1, values clip, so that the gradient's outer branch is exercised."""
 
     @property
     def name(self) -> str:
@@ -53,11 +54,13 @@ class AffineCase:
         mode = "symmetric" if self.symmetric else "asymmetric"
         shift = "" if not self.zero_point_shift else f"-shift{self.zero_point_shift}"
         grouped = "" if self.decompressed_bits is None else f"-to{self.decompressed_bits}-grouped{self.block_grouping}"
-        return f"{self.quantizer}-{granularity}{block}-{mode}-{self.qmin}..{self.qmax}{grouped}{shift}-{self.values}-{self.dtype}-x{self.shrink}"
+        grid = f"{mode}-{self.qmin}..{self.qmax}{grouped}{shift}"
+        return f"{self.quantizer}-{granularity}{block}-{grid}-{self.values}-{self.dtype}-x{self.shrink}"
 
 
 def integer_grids() -> Iterator[tuple[int, int, bool]]:
-    """(qmin, qmax, symmetric) of 2, 4, 8 and 16 bits, symmetric, asymmetric and strict symmetric; and two mixed ones."""
+    """(qmin, qmax, symmetric) of 2, 4, 8 and 16 bits, symmetric, asymmetric and strict symmetric; and two mixed
+    ones."""
     for bits in (2, 4, 8, 16):
         yield -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, True
         yield 0, 2**bits - 1, False
@@ -75,7 +78,13 @@ def affine_cases() -> Iterator[AffineCase]:
     )
     for (shape, block_size), (qmin, qmax, symmetric) in itertools.product(granularities, integer_grids()):
         case = AffineCase(
-            quantizer="QuantizeDequantize", values="normal", shape=shape, block_size=block_size, qmin=qmin, qmax=qmax, symmetric=symmetric
+            quantizer="QuantizeDequantize",
+            values="normal",
+            shape=shape,
+            block_size=block_size,
+            qmin=qmin,
+            qmax=qmax,
+            symmetric=symmetric,
         )
         yield case
         yield replace(case, values="skewed", shrink=0.7)
@@ -84,7 +93,13 @@ def affine_cases() -> Iterator[AffineCase]:
             yield replace(case, dtype="float16", values="skewed", shrink=0.7)
             yield replace(case, quantizer="Quantize", shrink=0.7)
     one_channel_axis_last = AffineCase(
-        quantizer="QuantizeDequantize", values="normal", shape=(COLUMNS,), qmin=-128, qmax=127, symmetric=True, shrink=0.7
+        quantizer="QuantizeDequantize",
+        values="normal",
+        shape=(COLUMNS,),
+        qmin=-128,
+        qmax=127,
+        symmetric=True,
+        shrink=0.7,
     )
     yield one_channel_axis_last
     yield replace(one_channel_axis_last, shape=(1,), qmin=0, qmax=255, symmetric=False)
@@ -94,7 +109,9 @@ def affine_cases() -> Iterator[AffineCase]:
     yield replace(one_channel_axis_last, values="normal", shape=(2, 4), block_size=(-1, -1))
     yield replace(one_channel_axis_last, shape=(ROWS, 1), qmin=-2, qmax=1, zero_point_shift=0.5)
     yield replace(one_channel_axis_last, shape=(ROWS, 1), qmin=-8, qmax=7, zero_point_shift=0.5)
-    for bits, decompressed, grouping, values in itertools.product((2, 4), (4, 8), ((1, -1), (1, 2), (-1, 1)), ("normal", "skewed")):
+    for bits, decompressed, grouping, values in itertools.product(
+        (2, 4), (4, 8), ((1, -1), (1, 2), (-1, 1)), ("normal", "skewed")
+    ):
         if bits < decompressed:
             yield AffineCase(
                 quantizer="GroupedBlockQuantizeDequantize",
@@ -168,7 +185,8 @@ def record_affine(case: AffineCase, tensors: dict[str, torch.Tensor]) -> tuple[d
     with torch.no_grad():
         fused = quantizer(x)
 
-    # The oracle's input gradient is the incoming one, or zero (Quantize: divided by the scale); only where it passes is recorded.
+    # The oracle's input gradient is the incoming one, or zero (Quantize: divided by the scale); only where it passes
+    # is recorded.
     passed = leaf.grad != 0
     record = {
         "min": quantizer.min.detach(),
@@ -228,9 +246,17 @@ def analyzer_cases() -> Iterator[AnalyzerCase]:
         ((128,), None),
         ((8, 4), (1, 32)),
     )
-    for (analyzer, arguments), (shape, block_size), symmetric in itertools.product(analyzers, granularities, (True, False)):
+    for (analyzer, arguments), (shape, block_size), symmetric in itertools.product(
+        analyzers, granularities, (True, False)
+    ):
         case = AnalyzerCase(
-            analyzer=analyzer, arguments=arguments, batches=("bell",), shape=shape, block_size=block_size, steps=255, symmetric=symmetric
+            analyzer=analyzer,
+            arguments=arguments,
+            batches=("bell",),
+            shape=shape,
+            block_size=block_size,
+            steps=255,
+            symmetric=symmetric,
         )
         for steps in (3, 14, 15, 255, 65535):
             yield replace(case, steps=steps)
@@ -305,8 +331,6 @@ def main() -> int:
     output = parser.parse_args().output.resolve()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
 
     tensors = inputs()
     arrays = {f"inputs/{name}": tensor.numpy() for name, tensor in tensors.items()}
@@ -322,7 +346,9 @@ def main() -> int:
         fused_cases += different > 0
         if different:
             print(f"  torch.fake_quantize differs in {different} elements: {case.name}")
-    print(f"torch.fake_quantize differs from division in {fused_elements} elements of {fused_cases} of {len(cases)} cases")
+    print(
+        f"torch.fake_quantize differs from division in {fused_elements} elements of {fused_cases} of {len(cases)} cases"
+    )
     record_ranges(arrays)
     save(output / "affine.npz", cases, arrays)
 
@@ -332,7 +358,7 @@ def main() -> int:
     for case in analyzer_cases():
         try:
             record = record_analyzer(case, tensors)
-        except Exception as error:  # noqa: BLE001 - what the oracle cannot do is left out, and said
+        except Exception as error:
             print(f"left out, the oracle fails: {case.name}: {error}")
             continue
         cases[case.name] = asdict(case)

@@ -23,7 +23,11 @@ def float_model(folder: Path) -> tuple[OracleModel, torch.Tensor, dict[str, np.n
     model = OracleModel().eval()
     prefix = "state/"
     model.load_state_dict(
-        {name.removeprefix(prefix): torch.from_numpy(array) for name, array in arrays.items() if name.startswith(prefix)}
+        {
+            name.removeprefix(prefix): torch.from_numpy(array)
+            for name, array in arrays.items()
+            if name.startswith(prefix)
+        }
     )
     return model, torch.from_numpy(arrays["images"]), arrays
 
@@ -44,7 +48,9 @@ def laid_out_simulation(model: OracleModel, images: torch.Tensor) -> Quantizatio
         "convolution": affine.QuantizeDequantize((4, 1, 1, 1), 8, True),
         "channel": affine.QuantizeDequantize((16, 1), 8, True),
         "block": affine.QuantizeDequantize((16, 2), 4, True, block_size=(1, 8)),
-        "grouped": affine.GroupedBlockQuantizeDequantize((16, 4), 4, True, 8, block_size=(1, 4), block_grouping=(1, -1)),
+        "grouped": affine.GroupedBlockQuantizeDequantize(
+            (16, 4), 4, True, 8, block_size=(1, 4), block_grouping=(1, -1)
+        ),
         "tensor": affine.QuantizeDequantize((), 8, True),
     }
     for path, quantizer in weights.items():

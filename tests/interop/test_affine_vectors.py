@@ -1,6 +1,7 @@
 """quantsim's affine quantizers against vectors recorded from aimet-torch 2.42.0 (see record_vectors.py).
 
-Scale and offset to one ulp (after calibration on the same tensor), outputs and input gradients bit for bit, gradients of the range to 1e-6.
+Scale and offset to one ulp (after calibration on the same tensor), outputs and input gradients bit for bit, gradients
+of the range to 1e-6.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from quantsim.quantization.affine import GroupedBlockQuantizeDequantize, Quantiz
 FILE = VectorFile.load(Path(__file__).parent / "vectors" / "affine.npz")
 CASES = list(FILE.cases)
 CALIBRATED = [name for name, case in FILE.cases.items() if case["shrink"] == 1.0]
-GRIDS = sorted({tuple(name.split("/")[1:4]) for name in FILE.arrays if name.startswith("ranges/") and name.count("/") == 4})
+GRIDS = sorted(
+    {tuple(name.split("/")[1:4]) for name in FILE.arrays if name.startswith("ranges/") and name.count("/") == 4}
+)
 
 
 def ulps(actual: torch.Tensor, expected: np.ndarray) -> float:
@@ -58,8 +61,8 @@ def values_of(case: dict[str, Any]) -> torch.Tensor:
 
 
 def range_gradient_tolerance(dtype: torch.dtype, steps: int) -> float:
-    """1e-6; where a 16-bit type holds the grid (bfloat16 to 4 bit, float16 to 8 bit) the oracle also adds the gradient up in that type,
-    which quantsim does in float32."""
+    """1e-6; where a 16-bit type holds the grid (bfloat16 to 4 bit, float16 to 8 bit) the oracle also adds the gradient
+    up in that type, which quantsim does in float32."""
     held = {torch.bfloat16: 15, torch.float16: 255}
     return 2 * torch.finfo(dtype).eps if steps <= held.get(dtype, 0) else 1e-6
 
@@ -80,7 +83,8 @@ def test_calibration_gives_the_oracles_scale_and_offset(name: str) -> None:
     quantizer = make_quantizer(case)
     with quantizer.compute_encodings():
         quantizer(values_of(case))
-    # The oracle rounds the range it observed to the tensor's type; quantsim keeps float32, so that it agrees to that type's last place.
+    # The oracle rounds the range it observed to the tensor's type; quantsim keeps float32, so that it agrees to that
+    # type's last place.
     allowed = torch.finfo(getattr(torch, case["dtype"])).eps / torch.finfo(torch.float32).eps
     assert ulps(quantizer.get_scale(), FILE.arrays[f"{name}/scale"]) <= allowed
     assert ulps(quantizer.get_offset(), FILE.arrays[f"{name}/offset"]) == 0
@@ -127,7 +131,8 @@ def test_gradients_are_those_of_the_oracle(name: str) -> None:
         ours = getattr(quantizer, bound).grad
         assert ours is not None
         theirs = torch.from_numpy(FILE.arrays[f"{name}/{bound}_gradient"])
-        # Sums of up to 1024 terms of both signs: relative to the largest entry, as one that cancels has no digits of its own.
+        # Sums of up to 1024 terms of both signs: relative to the largest entry, as one that cancels has no digits of
+        # its own.
         tolerance = range_gradient_tolerance(x.dtype, case["qmax"] - case["qmin"])
         assert ours.shape == theirs.shape
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max()))

@@ -1,4 +1,5 @@
-"""quantsim's encoding analyzers against the ranges that aimet-torch 2.42.0 chooses on the same batches (see record_vectors.py)."""
+"""quantsim's encoding analyzers against the ranges that aimet-torch 2.42.0 chooses on the same batches (see
+record_vectors.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ def chosen_range(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_vectors_cover_what_was_agreed() -> None:
     cases = list(FILE.cases.values())
-    assert {case["analyzer"] for case in cases} == {"MinMaxEncodingAnalyzer", "PercentileEncodingAnalyzer", "SqnrEncodingAnalyzer"}
+    assert {case["analyzer"] for case in cases} == {
+        "MinMaxEncodingAnalyzer",
+        "PercentileEncodingAnalyzer",
+        "SqnrEncodingAnalyzer",
+    }
     assert {99.9, 100} <= {case["arguments"].get("percentile") for case in cases}
     assert {3, 14, 15, 255, 65535} == {case["steps"] for case in cases}
     assert {(), (1,), (8, 1), (128,), (8, 4)} == {tuple(case["shape"]) for case in cases}
@@ -43,12 +48,15 @@ def test_one_batch_gives_the_oracles_range(name: str) -> None:
     for ours, theirs in zip(chosen_range(case), (FILE.arrays[f"{name}/min"], FILE.arrays[f"{name}/max"]), strict=True):
         assert ours.shape == theirs.shape
         different = np.abs(ours - theirs) > np.spacing(np.abs(theirs))
-        assert not different.any(), f"{int(different.sum())} of {ours.size} differ: {ours[different][:4]} for {theirs[different][:4]}"
+        assert not different.any(), (
+            f"{int(different.sum())} of {ours.size} differ: {ours[different][:4]} for {theirs[different][:4]}"
+        )
 
 
 @pytest.mark.parametrize("name", TWO_BATCHES)
 def test_two_batches_give_the_oracles_range(name: str) -> None:
-    """The second batch may be refolded into the histogram otherwise than the oracle does: the same range to a few bins."""
+    """The second batch may be refolded into the histogram otherwise than the oracle does: the same range to a few
+    bins."""
     case = FILE.cases[name]
     batches = [FILE.arrays[f"inputs/{batch}"] for batch in case["batches"]]
     bins = case["arguments"].get("num_bins", 2048)

@@ -1,7 +1,7 @@
-"""quantsim and aimet-torch exchange a network, each in its own environment. Runs only where the oracle's Python is named:
+"""quantsim and aimet-torch exchange a network, each in its own environment. Needs the oracle's Python:
 
-    python tests/interop/build_environment.py .oracle
-    QUANTSIM_AIMET_PYTHON=.oracle/bin/python python -m pytest tests/interop/test_live.py
+python tests/interop/build_environment.py .oracle
+QUANTSIM_AIMET_PYTHON=.oracle/bin/python python -m pytest tests/interop/test_live.py
 """
 
 from __future__ import annotations
@@ -149,9 +149,12 @@ def assert_alike(ours: Any, theirs: Any, where: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_our_file_of_each_version_says_what_the_oracles_says(loaded_by_the_oracle: Path, version: str) -> None:
-    """The same ranges, written by both: the same dictionaries, but for names and for weights that the exporter transposes."""
+    """The same ranges, written by both: the same dictionaries, but for names and for weights that the exporter
+    transposes."""
     ours = entries(json.loads((loaded_by_the_oracle / f"model_{version}.encodings").read_text(encoding="utf-8")))
-    theirs = entries(json.loads((loaded_by_the_oracle / "oracle_exports" / f"model_{version}.encodings").read_text(encoding="utf-8")))
+    theirs = entries(
+        json.loads((loaded_by_the_oracle / "oracle_exports" / f"model_{version}.encodings").read_text(encoding="utf-8"))
+    )
     compared = 0
     for name, entry in theirs.items():
         if name.endswith("weight_0") or ONNX_NAMES[name][0] == "flatten":

@@ -1,4 +1,5 @@
-"""Encodings files that aimet-torch wrote for a calibrated network are loaded, and the network then computes what aimet-torch computed."""
+"""Encodings files that aimet-torch wrote for a calibrated network are loaded, and the network then computes what
+aimet-torch computed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ FILES = ("torch.encodings", *(f"model_{version}.encodings" for version in VERSIO
 WITHOUT_LAYOUT = ("torch.encodings", "model_0.6.1.encodings")
 
 
-def load(name: str, *, laid_out: bool, folder: Path = FOLDER) -> tuple[QuantizationSimModel, torch.Tensor, dict[str, np.ndarray]]:
+def load(
+    name: str, *, laid_out: bool, folder: Path = FOLDER
+) -> tuple[QuantizationSimModel, torch.Tensor, dict[str, np.ndarray]]:
     model, images, arrays = float_model(folder)
     sim = (laid_out_simulation if laid_out else bare_simulation)(model, images)
     sim.load_encodings(folder / name, name_map=NAME_MAP, input_names=["images"], partial=True)
@@ -41,7 +44,9 @@ def check(sim: QuantizationSimModel, images: torch.Tensor, arrays: dict[str, np.
     for path, role, key in tensors:
         quantizer = quantizer_at(sim, path, role, key)
         assert quantizer is not None, f"{path}.{role}[{key}] has no quantizer"
-        before, after = (torch.from_numpy(arrays[f"quantizers/{path}/{role}/{key}/{when}"]) for when in ("before", "after"))
+        before, after = (
+            torch.from_numpy(arrays[f"quantizers/{path}/{role}/{key}/{when}"]) for when in ("before", "after")
+        )
         with torch.no_grad():
             different = int((quantizer(before) != after).sum())
         assert different == 0, f"{path}.{role}[{key}]: {different} of {after.numel()} elements differ"
@@ -82,9 +87,9 @@ def test_a_file_with_derived_bias_encodings(name: str) -> None:
 def test_every_entry_is_read_under_its_own_name(name: str) -> None:
     entries = read(FOLDER / name).entries
     if name == "torch.encodings":
-        assert {(entry.tensor.module, str(entry.tensor.role), entry.tensor.key) for entry in entries if entry.tensor} >= {
-            place for place in ONNX_NAMES.values() if place[2] != "bias" and place[0] != "flatten"
-        }
+        assert {
+            (entry.tensor.module, str(entry.tensor.role), entry.tensor.key) for entry in entries if entry.tensor
+        } >= {place for place in ONNX_NAMES.values() if place[2] != "bias" and place[0] != "flatten"}
     else:
         assert {entry.name for entry in entries} == {place for place in ONNX_NAMES if not place.endswith("bias")}
 

@@ -1,7 +1,8 @@
-"""The recorded vectors' file: many small named arrays in one compressed npz (numpy only: both environments import this file).
+"""The recorded vectors' file: many small named arrays in one compressed npz (numpy only: both environments import
+this file).
 
-Arrays of one dtype lie end to end in one flat array, and an index (JSON) says where each begins and its shape: a thousand separate npz
-members would be mostly headers.
+Arrays of one dtype lie end to end in one flat array, and an index (JSON) says where each begins and its shape: a
+thousand separate npz members would be mostly headers.
 """
 
 from __future__ import annotations

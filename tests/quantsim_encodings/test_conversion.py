@@ -192,6 +192,7 @@ def test_aimet_holds_no_other_kind(encoding: Encoding, version: EncodingsVersion
         (replace(LPBQ, offset=-1), ""),
         (replace(LPBQ, granularity=PerBlocks((8, 32)), block_size=(8, 32)), ""),
         (replace(FP8, granularity=PerToken()), ""),
+        (replace(LPBQ, granularity=PerBlock(5, 32)), ""),
         (
             GroupedBlockEncoding.from_scales(
                 format=IntFormat(-8, 7),

@@ -24,9 +24,7 @@ def test_integer_codes(scale_shape: tuple[int, ...], block_size: tuple[int, ...]
     scale = torch.rand(scale_shape) + 0.01
     offset = torch.randint(-9, 9, scale_shape).float() if with_offset else None
     codes = affine_quantize(x, scale, offset, -8, 7, block_size)
-    operand = QuantizedOperand(
-        values=codes, scale=scale, offset=offset, format=IntFormat(-8, 7), block_size=block_size
-    )
+    operand = QuantizedOperand(values=codes, scale=scale, offset=offset, format=IntFormat(-8, 7), block_size=block_size)
     assert torch.equal(operand.dequantize(), affine_quantize_dequantize(x, scale, offset, -8, 7, block_size))
     assert operand.shape == (6, 32)
 
@@ -48,7 +46,9 @@ def test_float_values_with_and_without_a_scale() -> None:
 
 def test_gradients_flow() -> None:
     scale = torch.tensor(0.5, requires_grad=True)
-    QuantizedOperand(values=torch.tensor([3.0, -2.0]), scale=scale, format=IntFormat(-8, 7)).dequantize().sum().backward()
+    QuantizedOperand(
+        values=torch.tensor([3.0, -2.0]), scale=scale, format=IntFormat(-8, 7)
+    ).dequantize().sum().backward()
     assert scale.grad is not None
     assert scale.grad.item() == 1.0
 

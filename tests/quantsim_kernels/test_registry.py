@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from typing import Any
@@ -34,9 +35,7 @@ def mine() -> Registry:
     """Two kernels of one op: a picky fast one and a reference."""
     made = Registry()
 
-    @made.register(
-        op="root", scheme=Scheme.AFFINE, backend=Backend.TORCH, predicate=objects_to_negative, priority=10
-    )
+    @made.register(op="root", scheme=Scheme.AFFINE, backend=Backend.TORCH, predicate=objects_to_negative, priority=10)
     def fast(x: int) -> str:
         """The fast one.
 
@@ -123,7 +122,7 @@ def test_bad_names_are_refused(mine: Registry, wrong: dict[str, str]) -> None:
 def test_forcing_is_scoped_and_restored_after_an_error() -> None:
     assert forced_backend() is None
     with force_backend(Backend.REFERENCE):
-        with pytest.raises(ZeroDivisionError), force_backend("torch"):
+        with contextlib.suppress(ZeroDivisionError), force_backend("torch"):
             assert forced_backend() is Backend.TORCH
             raise ZeroDivisionError
         assert forced_backend() is Backend.REFERENCE

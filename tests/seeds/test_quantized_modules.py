@@ -1,4 +1,5 @@
-"""Every example of the quantized-modules page that quantsim was asked to be compatible with, run with only the import changed."""
+"""Every example of the quantized-modules page that quantsim was asked to be compatible with, run with only the import
+changed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from quantsim.quantization import affine
 
 PAGE = (Path(__file__).parent / "quantized-modules.rst.txt").read_text(encoding="utf-8")
 
-# The only change a user makes, and the page's one slip: ``param_quantizers`` is a ModuleDict, as the page says itself two lines later.
+# The only change a user makes, and the page's one slip: ``param_quantizers`` is a ModuleDict, as the page says itself
+# two lines later.
 IMPORTS = {"aimet_torch.v2.nn": "quantsim.nn", "aimet_torch.v2.quantization": "quantsim.quantization"}
 SLIP = ("param_quantizers[0]", 'param_quantizers["weight"]')
 
@@ -37,7 +39,8 @@ def with_quantsim(session: str) -> str:
 
 
 class WhereThePageShowsIt(doctest.OutputChecker):
-    """Compares what is printed where the page shows it; the page leaves out what a bare expression in a loop would echo."""
+    """Compares what is printed where the page shows it; the page leaves out what a bare expression in a loop would
+    echo."""
 
     def check_output(self, want: str, got: str, optionflags: int) -> bool:
         return not want or super().check_output(want, got, optionflags)
@@ -54,7 +57,9 @@ def run(heading: str) -> dict[str, Any]:
     test = doctest.DocTestParser().get_doctest(with_quantsim(EXAMPLES[heading]), names, heading, None, None)
     assert test.examples
     report: list[str] = []
-    outcome = doctest.DocTestRunner(checker=WhereThePageShowsIt(), verbose=False).run(test, out=report.append, clear_globs=False)
+    outcome = doctest.DocTestRunner(checker=WhereThePageShowsIt(), verbose=False).run(
+        test, out=report.append, clear_globs=False
+    )
     assert outcome.failed == 0, "".join(report)
     assert outcome.attempted == len(test.examples)
     return test.globs

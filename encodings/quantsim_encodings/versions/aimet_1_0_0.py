@@ -206,7 +206,8 @@ def _encode_one(encoding: Encoding, path: str, report: LossReport) -> dict[str, 
     if isinstance(encoding, GroupedBlockEncoding):
         if not encoding.symmetric or encoding.offset.any() or encoding.zero_point_shift or not encoding.format.signed:
             report.refuse(path, "is LPBQ that is not symmetric and signed, which cannot be held")
-        if layout.axis is None or not blocks:
+        rank = encoding.scale.ndim
+        if layout.axis is None or not blocks or not -rank <= layout.axis < rank:
             report.refuse(path, f"is LPBQ with {encoding.granularity}, expected blocks along one axis")
         elif encoding.per_channel_scale.shape[layout.axis] != 1:
             report.refuse(path, "is LPBQ with several groups in a channel, which cannot be held")

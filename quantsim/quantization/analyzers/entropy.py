@@ -21,7 +21,8 @@ _WORKING_SET = 1 << 18
 class EntropyEncodingAnalyzer(HistogramEncodingAnalyzer):
     """Shrinks the observed range as long as the quantized distribution tells less and less apart from the real one.
 
-    For ``k = 1 .. range_candidates`` the range is the observed one times ``k / range_candidates``. With P the histogram
+    For ``k = 1 .. range_candidates`` the observed range is cut at ``k / range_candidates`` of its largest magnitude,
+    above and below. With P the histogram
     whose clipped counts are moved to the outermost bins inside, and Q the distribution that remains when the counts of
     the bins of one step of the grid are spread evenly over those among them that are not empty, the range with the
     smallest ``KL(P || Q) = sum(P * log(P / Q))`` is taken (the method of TensorRT's calibrator: S. Migacz, "8-bit
@@ -69,17 +70,22 @@ class EntropyEncodingAnalyzer(HistogramEncodingAnalyzer):
         )
         midpoints, counts = histogram.midpoints, histogram.counts.to(torch.float32)
         tried = torch.arange(1, self.range_candidates + 1, dtype=torch.float32, device=counts.device)
+        largest = torch.maximum(-lowest, highest)
+
+        def cut(group: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+            limit = largest[group] * (position / self.range_candidates)
+            return torch.maximum(lowest[group], -limit), torch.minimum(highest[group], limit)
+
         divergence = torch.empty(len(counts), self.range_candidates, device=counts.device)
         pairs = torch.arange(divergence.numel(), device=counts.device)
         for part in pairs.split(max(1, _WORKING_SET // counts.shape[1])):
             group, candidate = part // self.range_candidates, part % self.range_candidates
-            share = tried[candidate] / self.range_candidates
-            low, high = lowest[group] * share, highest[group] * share
+            low, high = cut(group, tried[candidate])
             divergence.view(-1)[part] = _divergence(midpoints[group], counts[group], low, high, num_steps)
         # Among equals the widest range: it clips the least.
         best = self.range_candidates - 1 - divergence.flip(1).argmin(1)
-        share = tried[best] / self.range_candidates
-        return calibration_range(lowest * share, highest * share, 0, num_steps, is_symmetric)
+        low, high = cut(torch.arange(len(counts), device=counts.device), tried[best])
+        return calibration_range(low, high, 0, num_steps, is_symmetric)
 
 
 def _divergence(midpoints: Tensor, counts: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:

@@ -29,7 +29,7 @@ def test_ignore_ends_after_an_exception_and_is_local_to_its_context() -> None:
 
 
 def test_ignore_without_a_block_says_so() -> None:
-    with pytest.warns(UserWarning, match="with QuantizationMixin.ignore"):
+    with pytest.warns(UserWarning, match="with QuantizationMixin.ignore"):  # noqa: PT031
         QuantizationMixin.ignore(nn.ReLU)
         gc.collect()
 

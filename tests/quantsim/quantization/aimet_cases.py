@@ -1,7 +1,7 @@
 """The cases on which quantsim must give the numbers of aimet-torch 2.42.0, and the data they run on.
 
-Imported by the test and by ``record_aimet_vectors.py``, which runs in an environment with AIMET and without quantsim, so
-it needs numpy alone.
+Imported by the test and by ``record_aimet_vectors.py``, which runs in an environment with AIMET and without quantsim,
+so it needs numpy alone.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_inner_failure_does_not_end_the_outer_observation():
 def test_one_quantizer_in_two_places_sees_both(x):
     shared = affine.QuantizeDequantize((), 8, False)
     model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(nn.Identity(), shared)})
-    places = [module for module in model.values()]
+    places = list(model.values())
     for _ in places:
         shared.begin_observation()
     model["a"](torch.tensor([-1.0, 0.5]))

@@ -1,0 +1,219 @@
+"""``quantsim simulate``: a model under one or more presets, calibrated, compared with floating point, encodings written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantsim.cli.model_source import LoadedModel
+    from quantsim.sim import QuantizationSimModel, SimulationSummary
+
+__all__ = ["simulate"]
+
+_EXAMPLE_TEXT = "A sentence to see which modules a text goes through."
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One row of the table that the command prints."""
+
+    config: str
+    sqnr_db: float
+    cosine: float
+    summary: SimulationSummary
+    encodings: Path | None
+
+
+def simulate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face model folder, or code that makes a model: 'package.module:function' or 'file.py:function'. "
+            "The function returns a module, or (module, example_inputs).",
+            show_default=False,
+        ),
+    ],
+    config: Annotated[list[str] | None, typer.Option("--config", "-c", help="Preset, or JSON or YAML file; may be repeated. [w8a8]")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", help="Calibration data: a text file with one text a line, or code that returns batches."),
+    ] = None,
+    evaluate: Annotated[
+        str | None, typer.Option("--evaluate", "-e", help="Data to compare with floating point on; the calibration data if not given.")
+    ] = None,
+    encodings: Annotated[
+        Path | None, typer.Option("--encodings", "-o", help="Folder to write encodings to, one file for each config.")
+    ] = None,
+    encodings_version: Annotated[
+        str, typer.Option(help="Version to write: quantsim-1, aimet-torch, 0.6.1, 1.0.0, 2.0.0, 2.1.0.")
+    ] = "quantsim-1",
+    summary: Annotated[bool, typer.Option("--summary", "-s", help="Print every quantizer, and what is not quantized.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts in a batch.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longer texts are cut.")] = 128,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many texts, or batches of code.")] = 256,
+) -> None:
+    """Simulate a quantized model: calibrate it, compare its outputs with floating point, write its encodings."""
+    from rich.console import Console
+
+    from quantsim.cli.model_source import load_model, read_batches
+    from quantsim.cli.outcome import CommandError
+    from quantsim.sim import load_config
+
+    console = Console()
+    configs = [load_config(name) for name in config or ["w8a8"]]  # before anything slow
+    if encodings is not None and encodings.exists() and not encodings.is_dir():
+        raise CommandError(f"--encodings {encodings}: is a file; expected a folder to write to")
+    with console.status("loading the model"):
+        loaded = load_model(model)
+        sizes = {"batch_size": batch_size, "max_tokens": max_tokens, "limit": limit}
+        calibration = None if data is None else read_batches(data, loaded, **sizes)
+        evaluation = None if evaluate is None else read_batches(evaluate, loaded, **sizes)
+    example = _example_inputs(loaded, calibration or evaluation)
+    compared = evaluation or calibration or [example]
+    reference = _outputs(loaded.model, compared, console, "floating point")
+    outcomes = []
+    for chosen in configs:
+        outcomes.append(
+            _simulate_one(loaded, chosen, example, calibration, compared, reference, console, encodings, encodings_version)
+        )
+        if summary:
+            console.print(outcomes[-1].summary.table())
+    basis = "evaluation data" if evaluation else "calibration data" if calibration else "one example input"
+    _print(outcomes, loaded.name, basis, console)
+
+
+def _simulate_one(
+    loaded: LoadedModel,
+    config: Any,
+    example: Any,
+    calibration: Sequence[Any] | None,
+    compared: Sequence[Any],
+    reference: Sequence[Any],
+    console: Console,
+    folder: Path | None,
+    version: str,
+) -> _Outcome:
+    from quantsim.cli.outcome import CommandError
+    from quantsim.sim import QuantizationSimModel
+
+    sim = QuantizationSimModel(loaded.model, example, config=config)
+    if calibration is None:
+        waiting = sim.uncalibrated()
+        if waiting:
+            raise CommandError(
+                f"config {config.name!r} has {len(waiting)} quantizers with fixed ranges, which need data; pass --data, "
+                "or choose a config with run-time scales (w8a8_dynamic, w4a8_dynamic, fp8_e4m3) or weights only (w4a16_g32)"
+            )
+        sim.compute_param_encodings()
+    else:
+        with _progress(console, f"{config.name}: calibrating", calibration) as batches:
+            sim.compute_encodings(batches)
+    results = _outputs(sim, compared, console, config.name)
+    sqnr, cosine = _closeness(reference, results)
+    path = None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{loaded.name}.{config.name}.json"
+        sim.save_encodings(path, version)
+    return _Outcome(config.name, sqnr, cosine, sim.summary(), path)
+
+
+def _example_inputs(loaded: LoadedModel, batches: Sequence[Any] | None) -> Any:
+    from quantsim.cli.outcome import CommandError
+
+    if loaded.example_inputs is not None:
+        return loaded.example_inputs
+    if batches:
+        return batches[0]
+    if loaded.tokenizer is not None:
+        return dict(loaded.tokenizer([_EXAMPLE_TEXT], return_tensors="pt"))
+    raise CommandError(
+        f"model {loaded.name} needs an input to be run on: pass --data, or return (model, example_inputs) from the function"
+    )
+
+
+def _outputs(model: Callable[..., Any] | QuantizationSimModel, batches: Sequence[Any], console: Console, what: str) -> list[Any]:
+    """The floating-point tensors of each batch's output, in order."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from quantsim.cli.outcome import CommandError
+    from quantsim.errors import QuantsimError
+    from quantsim.sim.example_inputs import ModelInputs
+
+    results = []
+    with torch.no_grad(), _progress(console, f"{what}: running", batches) as shown:
+        for number, batch in enumerate(shown):
+            try:
+                output = ModelInputs.of(batch, what=f"batch {number}").call(model)
+            except QuantsimError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().splitlines()[:1]
+                raise CommandError(f"the model fails on batch {number}: {type(error).__name__}: {''.join(reason)}") from error
+            values = output.values() if hasattr(output, "values") and not isinstance(output, torch.Tensor) else output
+            leaves = pytree.tree_leaves(list(values) if not isinstance(values, torch.Tensor) else values)
+            results.append([leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()])
+    return results
+
+
+def _closeness(reference: Sequence[Sequence[Any]], results: Sequence[Sequence[Any]]) -> tuple[float, float]:
+    """SQNR in dB and mean cosine of the first output tensor of all batches, rows being its last dimension."""
+    import math
+
+    import torch
+
+    signal = noise = cosines = rows = 0.0
+    for expected, got in zip(reference, results, strict=True):
+        if not expected:
+            continue
+        x, y = expected[0].double(), got[0].double()
+        signal += float(x.square().sum())
+        noise += float((x - y).square().sum())
+        similarity = torch.nn.functional.cosine_similarity(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
+        cosines, rows = cosines + float(similarity.sum()), rows + similarity.numel()
+    if not rows or not signal:
+        return math.nan, math.nan
+    return (math.inf if noise == 0 else 10 * math.log10(signal / noise)), cosines / rows
+
+
+@contextmanager
+def _progress(console: Console, title: str, batches: Sequence[Any]) -> Iterator[Iterable[Any]]:
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as progress:
+        yield progress.track(batches, description=title)
+
+
+def _print(outcomes: Sequence[_Outcome], name: str, basis: str, console: Console) -> None:
+    from rich.table import Table
+
+    mebibyte = 1024 * 1024
+    table = Table(title=f"{name}: output against floating point, on {basis}", title_justify="left")
+    for heading in ("config", "SQNR dB", "cosine", "parameters MiB", "quantizers", "multiplications quantized"):
+        table.add_column(heading, justify="left" if heading == "config" else "right")
+    size = outcomes[0].summary.storage.float_bytes / mebibyte
+    table.add_row("floating point", "", "", f"{size:.1f}", "", "")
+    for outcome in outcomes:
+        coverage = outcome.summary.coverage
+        table.add_row(
+            outcome.config,
+            f"{outcome.sqnr_db:.1f}",
+            f"{outcome.cosine:.4f}",
+            f"{outcome.summary.storage.quantized_bytes / mebibyte:.1f}",
+            str(len(outcome.summary.rows)),
+            f"{coverage.quantized_multiplications} of {coverage.multiplications}",
+        )
+    console.print(table)
+    console.print(str(outcomes[0].summary.coverage), highlight=False, markup=False, soft_wrap=True)
+    for outcome in outcomes:
+        if outcome.encodings is not None:
+            console.print(f"wrote {outcome.encodings}", highlight=False, markup=False, soft_wrap=True)
