@@ -24,7 +24,7 @@ REUSED_PAGES  := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 MALLOC_TO
 SOURCES := quantsim kernels encodings tests docs notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs notebooks bench clean
+.PHONY: help demo test check format docs notebooks figures bench clean
 
 help:
 	@sed -n '2,8s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,10 @@ docs: $(DEV_STAMP)
 
 notebooks: $(DEV_STAMP)
 	$(QUIET_THREADS) MPLBACKEND=agg $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=600 -p no:cacheprovider notebooks
+
+# The README's table, from the last `make demo`.
+figures:
+	$(BIN)/python docs/_extensions/readme_table.py out/demo/results.json
 
 bench: $(DEV_STAMP)
 	$(QUIET_THREADS) $(REUSED_PAGES) $(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)

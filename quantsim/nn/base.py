@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from quantsim.errors import ConfigurationError, QuantsimError
-from quantsim.nn import _encodings_transfer as transfer
 from quantsim.nn._parameter_cache import SMALLEST_CACHED, ParameterCache
-from quantsim.nn._removal import RestoreOnExit, remove_entries
 from quantsim.nn.calibration import calibrate_parameters
 from quantsim.nn.calibration import compute_encodings as compute_model_encodings
 from quantsim.nn.containers import CONTAINERS, empty_dict, empty_list, quantizers_of
+from quantsim.nn.encodings_interface import EncodingsInterface
 from quantsim.nn.observation import CalibrationReport
+from quantsim.nn.quantizer_removal import QuantizerRemoval, RestoreOnExit
 from quantsim.nn.registration import IgnoredModules, require_module_class
 from quantsim.nn.unknown_module import unknown_module_error
 from quantsim.quantization.base import QuantizerBase
@@ -29,7 +29,7 @@ _OWN_ATTRIBUTES = ("_quantized_parameter_cache", "_folded_parameters", "_kernel"
 QuantizedClass = TypeVar("QuantizedClass", bound=type)
 
 
-class BaseQuantizationMixin(nn.Module):
+class BaseQuantizationMixin(EncodingsInterface, QuantizerRemoval):
     """Adds input, parameter and output quantizers to a torch module class.
 
     A concrete class is a mixin and the module class: ``class QuantizedLinear(QuantizationMixin, nn.Linear)``. With all
@@ -210,7 +210,8 @@ class BaseQuantizationMixin(nn.Module):
             if issubclass(base, BaseQuantizationMixin) and base in cls._family().qcls_to_cls:
                 return cls._family().qcls_to_cls[base]
         # Not registered: the first base that is no quantized class is the float module.
-        return next(base for base in cls.__mro__ if not issubclass(base, BaseQuantizationMixin))
+        own = BaseQuantizationMixin.__mro__
+        return next(base for base in cls.__mro__ if not issubclass(base, BaseQuantizationMixin) and base not in own)
 
     # ---------------------------------------------------------------- calibration
 
@@ -260,7 +261,8 @@ class BaseQuantizationMixin(nn.Module):
         if parameter is None:
             return None
         try:
-            if not quantizer.is_initialized() and not torch.compiler.is_compiling():
+            # The attribute first, as in the quantizer's own forward: this line runs for each weight in each forward.
+            if not (quantizer._initialized or quantizer.is_initialized() or torch.compiler.is_compiling()):
                 self._calibrate_parameters(overwrite=False)
             if parameter.numel() < SMALLEST_CACHED or (parameter.requires_grad and torch.is_grad_enabled()):
                 return quantizer(parameter)  # small, or in training: what the cache would say, decided cheaply
@@ -348,125 +350,6 @@ class BaseQuantizationMixin(nn.Module):
 
     def _folded(self) -> dict[str, tuple[nn.Parameter | None, QuantizerBase]]:
         return self.__dict__.get("_folded_parameters", {})
-
-    # ---------------------------------------------------------------- encodings
-
-    def export_input_encodings(self, encoding_version: str | None = None) -> list[Any]:
-        """Returns one encoding for each input quantizer, ``None`` where there is no quantizer or no range yet.
-
-        Args:
-            encoding_version: ``None`` for the values of `quantsim_encodings`; ``"0.6.1"`` for AIMET's legacy
-                lists of dictionaries. Whole files of any version are `QuantizationSimModel.save_encodings`'s work.
-
-        Raises:
-            ConfigurationError: If the version is none of these.
-        """
-        return [transfer.export(quantizer, encoding_version) for quantizer in self.input_quantizers]
-
-    def export_output_encodings(self, encoding_version: str | None = None) -> list[Any]:
-        """Returns one encoding for each output quantizer; see `export_input_encodings`."""
-        return [transfer.export(quantizer, encoding_version) for quantizer in self.output_quantizers]
-
-    def export_param_encodings(self, encoding_version: str | None = None) -> dict[str, Any]:
-        """Returns one encoding for each parameter, folded ones included; see `export_input_encodings`."""
-        folded = self._folded()
-        return {
-            name: transfer.export(folded[name][1] if name in folded else quantizer, encoding_version)
-            for name, quantizer in self.param_quantizers.items()
-        }
-
-    def import_input_encodings(
-        self,
-        encodings: Mapping[str, Any] | Sequence[Any],
-        strict: bool = True,
-        partial: bool = False,
-        requires_grad: bool | None = None,
-        allow_overwrite: bool = True,
-    ) -> None:
-        """Takes over encodings of the input quantizers; all of them or, if one is wrong, none.
-
-        Args:
-            encodings: Encoding by index (``"0"``, ``"1"``, ...), or a list. Each is a value of `quantsim_encodings`,
-                AIMET's legacy list of dictionaries, or ``None`` for no encoding.
-            strict: Whether an encoding without a quantizer is an error; it is skipped otherwise.
-            partial: Whether quantizers without an encoding stay; they are removed otherwise.
-            requires_grad: Whether ranges are to be trained; ``None`` leaves that as it is.
-            allow_overwrite: Whether a later calibration may change the ranges.
-
-        Raises:
-            ConfigurationError: If ``strict`` and an encoding has no quantizer, or an encoding does not fit.
-        """
-        transfer.import_into(
-            self.input_quantizers,
-            encodings,
-            self._location("input_quantizers"),
-            strict=strict,
-            partial=partial,
-            requires_grad=requires_grad,
-            allow_overwrite=allow_overwrite,
-        )
-
-    def import_output_encodings(
-        self,
-        encodings: Mapping[str, Any] | Sequence[Any],
-        strict: bool = True,
-        partial: bool = False,
-        requires_grad: bool | None = None,
-        allow_overwrite: bool = True,
-    ) -> None:
-        """Takes over encodings of the output quantizers; see `import_input_encodings`."""
-        transfer.import_into(
-            self.output_quantizers,
-            encodings,
-            self._location("output_quantizers"),
-            strict=strict,
-            partial=partial,
-            requires_grad=requires_grad,
-            allow_overwrite=allow_overwrite,
-        )
-
-    def import_param_encodings(
-        self,
-        encodings: Mapping[str, Any],
-        strict: bool = True,
-        partial: bool = False,
-        requires_grad: bool | None = None,
-        allow_overwrite: bool = True,
-    ) -> None:
-        """Takes over encodings of the parameter quantizers by parameter name; see `import_input_encodings`."""
-        transfer.import_into(
-            self.param_quantizers,
-            encodings,
-            self._location("param_quantizers"),
-            strict=strict,
-            partial=partial,
-            requires_grad=requires_grad,
-            allow_overwrite=allow_overwrite,
-        )
-
-    # ---------------------------------------------------------------- removal
-
-    def _remove_input_quantizers(self, indices: int | Iterable[int] | None = None) -> AbstractContextManager[Any]:
-        """Sets input quantizers (all by default) to ``None`` at once; as a context manager restores them on exit."""
-        return remove_entries((self.input_quantizers, indices))
-
-    def _remove_param_quantizers(self, keys: str | Iterable[str] | None = None) -> AbstractContextManager[Any]:
-        """Sets parameter quantizers (all by default) to ``None`` at once; see `_remove_input_quantizers`."""
-        return remove_entries((self.param_quantizers, keys))
-
-    def _remove_output_quantizers(self, indices: int | Iterable[int] | None = None) -> AbstractContextManager[Any]:
-        """Sets output quantizers (all by default) to ``None`` at once; see `_remove_input_quantizers`."""
-        return remove_entries((self.output_quantizers, indices))
-
-    def _remove_activation_quantizers(self) -> AbstractContextManager[Any]:
-        """Sets input and output quantizers to ``None`` at once; see `_remove_input_quantizers`."""
-        return remove_entries((self.input_quantizers, None), (self.output_quantizers, None))
-
-    def _remove_all_quantizers(self) -> AbstractContextManager[Any]:
-        """Sets all quantizers to ``None`` at once; see `_remove_input_quantizers`."""
-        return remove_entries(
-            (self.input_quantizers, None), (self.param_quantizers, None), (self.output_quantizers, None)
-        )
 
     # ---------------------------------------------------------------- errors and copies
 

@@ -1,6 +1,5 @@
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 # fmt: off
-# ruff: noqa: E501
 
 """Written by `python -m quantsim.nn.stubs`; do not edit."""
 

@@ -30,6 +30,7 @@ def generate_class(
         module: ``__module__`` of the class, where it can be imported from.
     """
     name = prefix + spec.module_class.__name__
+    arguments = forward_arguments(spec.module_class)
     namespace: dict[str, Any] = {
         "__module__": module,
         "__qualname__": name,
@@ -37,7 +38,8 @@ def generate_class(
         "_spec": spec,
         "_float_forward": spec.module_class.forward,
         "_input_slots": {argument: slot for slot, argument in enumerate(spec.inputs)},
-        "_argument_names": forward_arguments(spec.module_class),
+        "_argument_names": arguments,
+        "_first_argument_is_input": spec.variadic_inputs or spec.inputs[:1] == arguments[:1] != (),
         "_wrapped_class": spec.module_class,
     }
     if spec.becomes is not None:

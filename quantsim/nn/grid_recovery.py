@@ -17,7 +17,7 @@ from quantsim.quantization.base import QuantizerBase
 __all__ = ["recover_grid"]
 
 SAMPLE = 8
-"""Elements of each set that are tried first; they rule out weights that are on no grid."""
+"""Sets, and elements of each, that are tried first; they rule out weights that are on no grid."""
 
 MOST_STEPS = 1023
 """Most steps from zero to the largest magnitude that are tried."""
@@ -57,7 +57,8 @@ def recover_grid(quantizer: QuantizerBase, parameter: Tensor) -> bool:
     groups = _groups(parameter, shape, getattr(quantizer, "block_size", None))
     if groups is None or not bool(torch.isfinite(groups).all()) or not bool(groups.any()):
         return False
-    scales = _scales(groups, qmin, qmax)
+    # A few sets first: one that is on no grid settles it, and real weights are on none.
+    scales = None if _scales(groups[:SAMPLE], qmin, qmax) is None else _scales(groups, qmin, qmax)
     if scales is None:
         return False
     scale = scales.to(torch.float32).reshape(shape)

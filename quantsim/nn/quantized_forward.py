@@ -28,6 +28,8 @@ class SpecifiedModule(BaseQuantizationMixin):
     """Input quantizer of each argument of ``forward``, by name."""
     _argument_names: ClassVar[tuple[str, ...]]
     """Names of the positional arguments of ``forward``."""
+    _first_argument_is_input: ClassVar[bool]
+    """Whether input quantizer 0 is for the first argument of ``forward``."""
 
     def __quant_init__(self) -> None:
         super().__quant_init__()
@@ -46,7 +48,7 @@ class SpecifiedModule(BaseQuantizationMixin):
         """Quantizes inputs and parameters to real numbers on their grids, and runs torch's forward on these."""
         if len(args) == 1 and not kwargs:  # the hot path: one tensor in
             quantizer = quantizers_of(self, "input_quantizers").get("0")
-            if quantizer is not None and (self._argument_names[:1] != () or self._spec.variadic_inputs):
+            if quantizer is not None and self._first_argument_is_input:
                 args = (self._quantize_tensor("input_quantizers", 0, quantizer, args[0]),)
         else:
             args, kwargs = self._quantize_inputs(args, kwargs)

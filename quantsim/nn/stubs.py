@@ -43,9 +43,9 @@ def _all_of(names: list[str]) -> str:
 
 def _functional_stub() -> str:
     lines = [
-        f"{_SETTINGS}# ruff: noqa: E501\n",
+        _SETTINGS,
         _NOTE,
-        "from typing import Any\n\nimport torch\nfrom torch import Tensor, nn\n\n"
+        "from typing import Any\n\nimport torch\nfrom torch import Tensor, nn\n",
         "from quantsim.nn.specification import ModuleSpec\n",
         _all_of(functional_modules.__all__),
         "FUNCTIONAL_MODULES: tuple[ModuleSpec, ...]\n",

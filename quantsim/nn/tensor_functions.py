@@ -52,7 +52,7 @@ def divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
 
 
 def batch_norm(input: Tensor, running_mean: Tensor, running_var: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Torch's batch_norm; no gradient goes to the statistics, which their quantizers' ranges would otherwise ask for."""
+    """Torch's batch_norm; the statistics, quantized or not, are constants."""
     return F.batch_norm(input, running_mean.detach(), running_var.detach(), *args, **kwargs)
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +14,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-import quantsim_encodings
 from quantsim.experiments.demo import (
     DemoResult,
     DemoSettings,
@@ -35,7 +33,6 @@ from quantsim.report.data import (
 )
 from quantsim.report.demo_layers import LayerCollector
 from quantsim.report.render import write_report
-from quantsim.report.wording import describe_format
 from quantsim.sim import preset
 
 __all__ = ["main", "run_and_report"]
@@ -142,7 +139,7 @@ def _highlights(experiment: ExperimentResult) -> tuple[Highlight, ...]:
     return (
         Highlight(
             label=f"{experiment.title} in FP32",
-            value=f"{100 * reference.accuracy:.1f} %",
+            value=f"{100 * reference.accuracy:.2f} %",
             note=f"probe accuracy, {reference.size_bytes / 1e6:.1f} MB",
         ),
         Highlight(
@@ -160,25 +157,21 @@ def _highlights(experiment: ExperimentResult) -> tuple[Highlight, ...]:
             label="Lowest probe accuracy",
             value=f"{drop:+.2f} pt".replace("-", "−"),
             note=f"{lowest.scheme}, {100 * lowest.accuracy:.2f} %",
-            tone=Tone.GOOD if drop >= -1 else Tone.WARNING,
+            tone=Tone.GOOD if round(drop, 6) >= -1 else Tone.WARNING,
         ),
     )
 
 
 def _encodings(experiment: ExperimentResult, file: EncodingsFile) -> EncodingsRow:
-    if file.path is None:
-        return EncodingsRow(
-            model=experiment.title, scheme=file.scheme, version=file.version, file=None, problem=file.problem
-        )
-    entries = quantsim_encodings.read(file.path).entries
     return EncodingsRow(
         model=experiment.title,
         scheme=file.scheme,
         version=file.version,
-        file=file.path.name,
-        entries=len(entries),
-        formats=tuple(sorted(Counter(describe_format(entry.encoding.format) for entry in entries).items())),
-        size_bytes=file.path.stat().st_size,
+        file=None if file.path is None else file.path.name,
+        entries=file.entries,
+        formats=file.formats,
+        size_bytes=file.size_bytes,
+        problem=file.problem,
     )
 
 

@@ -112,7 +112,7 @@ def _points(share: float, reference: float) -> str:
 
 
 def _tone(share: float, reference: float) -> str:
-    points = 100 * (share - reference)
+    points = round(100 * (share - reference), 6)  # 0.7525 - 0.7625 is a little below -0.01
     return "good" if points >= -1.0 else "fair" if points >= -3.0 else "poor"
 
 

@@ -56,6 +56,7 @@ def describe_encoding(encoding: Encoding) -> str:
     """Format, symmetry and granularity of an encoding.
 
     Example:
+        >>> from quantsim_encodings import AffineEncoding
         >>> describe_encoding(
         ...     AffineEncoding(IntFormat(0, 255), 0.5, -3, symmetric=False, granularity=PerTensor())
         ... )

@@ -22,6 +22,7 @@ from test_model_encodings import VERSIONS, WITHOUT_LAYOUT, check, load
 from vector_file import VectorFile
 
 from quantsim.sim import QuantizationSimModel
+from quantsim_encodings import TensorReference, TensorRole
 
 HERE = Path(__file__).parent
 PYTHON = os.environ.get("QUANTSIM_AIMET_PYTHON", "")
@@ -128,7 +129,7 @@ def entries(document: dict[str, Any]) -> dict[str, Any]:
 def our_name(name: str) -> str:
     """What quantsim, which exports no graph here, calls the tensor that the oracle's exporter calls ``name``."""
     path, role, key = ONNX_NAMES[name]
-    return f"{path}.{key}" if role == "param" else f"{path}.{role}_{key}"
+    return str(TensorReference(path, TensorRole(role), key))
 
 
 def assert_alike(ours: Any, theirs: Any, where: str) -> None:

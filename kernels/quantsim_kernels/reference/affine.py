@@ -170,7 +170,8 @@ def quantize_dequantize_backward(
         ds = g * (rint(x/s) - x/s)    inside, g * (q + o) outside
         do = 0                        inside, g * s outside
 
-    ``ds`` and ``do`` are summed, in float32 or wider, to the shapes of ``scale`` and ``offset``.
+    ``ds`` and ``do`` are summed, in float32 or wider, to the shapes of ``scale`` and ``offset``. With a
+    ``zero_point_shift`` ``z``, ``x/s`` is ``x/s - z`` here, and ``z`` does not enter the slope of clipped values.
 
     Args:
         grad: gradient of the result, in the shape of ``x``.

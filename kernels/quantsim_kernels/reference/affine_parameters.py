@@ -166,7 +166,8 @@ def calibration_range(minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, sy
     widening = smallest * ((maximum - minimum) / steps < smallest)
     if symmetric:
         maximum, minimum = maximum + above * widening, minimum - below * widening
-        delta = torch.maximum(maximum / (above + 1 if steps == 3 else above), -minimum / below)
+        # One-bit grids have no step above zero; there delta covers the largest magnitude.
+        delta = torch.maximum(maximum / (above + 1 if steps == 3 else max(above, 1)), -minimum / below)
         minimum, maximum = -below * delta, above * delta
     else:
         maximum = maximum + steps * widening

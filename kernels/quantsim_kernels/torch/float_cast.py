@@ -65,7 +65,7 @@ def _round_by_sum(x: Tensor, format: FloatFormat, out: Tensor | None) -> Tensor:
     factor = 1.5 * 2.0 ** (23 - format.mantissa_bits)
     # Both products are exact: `power` is a power of two and the factor has two significant bits.
     shifted = torch.add(x, power, alpha=factor)
-    return torch.sub(shifted, power, alpha=factor, out=shifted if out is None or out is x else out)
+    return torch.sub(shifted, power, alpha=factor, out=shifted if out is None else out)
 
 
 def _round_by_bits(x: Tensor, format: FloatFormat, out: Tensor | None) -> Tensor:
@@ -77,11 +77,11 @@ def _round_by_bits(x: Tensor, format: FloatFormat, out: Tensor | None) -> Tensor
     rounded.bitwise_and_(1).add_(bits).add_((1 << (dropped - 1)) - 1).bitwise_and_(-(1 << dropped))
     result = rounded.view(torch.float32)
     # A NaN's payload can carry into the sign or vanish into infinity's code.
-    return torch.where(x != x, x, result) if out is None or out is x else torch.where(x != x, x, result, out=out)
+    return torch.where(x != x, x, result) if out is None else torch.where(x != x, x, result, out=out)
 
 
 def _cast_piece(x: Tensor, format: FloatFormat, saturate: bool, saturate_infinity: bool, out: Tensor | None) -> Tensor:
-    """All of a cast on one float32 piece; ``out`` may be ``x``."""
+    """All of a cast on one float32 piece; ``out`` must not share memory with ``x``."""
     law = _law(format)
     y = law(x, format, out)
     if saturate and (saturate_infinity or not format.has_infinity):
@@ -103,9 +103,6 @@ def _cast_piece(x: Tensor, format: FloatFormat, saturate: bool, saturate_infinit
         torch.copysign(y, x, out=y)
     elif law is _round_by_bits:
         y.add_(0.0)
-    if out is not None and y is not out:
-        out.copy_(y)
-        return out
     return y
 
 
@@ -124,6 +121,9 @@ def float_cast(
 
     def step(source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
         # Signs are restored from the source, so it may not be overwritten before the end.
+        if out is None or inplace or out is source:
+            y = _cast_piece(source, format, saturate, saturate_infinity, None)
+            return y if out is None else out.copy_(y)
         return _cast_piece(source, format, saturate, saturate_infinity, out)
 
     source = x.detach()

@@ -42,15 +42,22 @@ class EncodingsFile:
         scheme: Name of the preset.
         version: Encodings version, such as ``"quantsim-1"``.
         path: The file; None if it was not written.
-        entries: Number of encodings in it.
+        formats: Formats of the encodings in it, each with their number; empty if it was not written.
+        size_bytes: Size of the file.
         problem: Why the version cannot hold these encodings; None if it can.
     """
 
     scheme: str
     version: str
     path: Path | None
-    entries: int
+    formats: tuple[tuple[str, int], ...] = ()
+    size_bytes: int = 0
     problem: str | None = None
+
+    @property
+    def entries(self) -> int:
+        """Number of encodings in it."""
+        return sum(count for _, count in self.formats)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-import quantsim_encodings
 from quantsim import QuantizationSimModel
 from quantsim.experiments.demo.evaluation import mean_cosine, sqnr_db
 from quantsim.experiments.demo.results import FP32, DemoResult, EncodingsFile, ExperimentResult, SchemeResult
@@ -161,6 +161,8 @@ def _write_encodings(
     model: str, scheme: str, simulation: QuantizationSimModel, folder: Path
 ) -> Iterator[EncodingsFile]:
     """Writes each version that can hold the encodings; one that cannot is named with its reason."""
+    # Read from the simulation, not from the file: AIMET's form of a block-wise MiniLM takes 77 MB and seconds to parse.
+    formats = tuple(sorted(Counter(row.format for row in simulation.summary().rows).items()))
     for version, suffix in _WRITTEN_VERSIONS.items():
         path = folder / f"{model}-{scheme}.{suffix}"
         path.unlink(missing_ok=True)
@@ -168,13 +170,14 @@ def _write_encodings(
             simulation.save_encodings(path, version=version)
         except EncodingsError as error:
             reason = error.problems[0].message if error.problems else str(error)
-            yield EncodingsFile(scheme=scheme, version=version.value, path=None, entries=0, problem=reason)
+            yield EncodingsFile(scheme=scheme, version=version.value, path=None, problem=reason)
         else:
-            entries = len(quantsim_encodings.read(path).entries)
-            yield EncodingsFile(scheme=scheme, version=version.value, path=path, entries=entries)
+            size = path.stat().st_size
+            yield EncodingsFile(scheme=scheme, version=version.value, path=path, formats=formats, size_bytes=size)
 
 
 def _write_atomically(path: Path, text: str) -> None:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
         file.write(text)
+    os.chmod(file.name, 0o644)  # a temporary file's 0600 would hide shared results
     os.replace(file.name, path)

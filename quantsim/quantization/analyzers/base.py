@@ -122,7 +122,7 @@ class EncodingAnalyzer(ABC):
         minimum, maximum = self._compute_range(steps, bool(is_symmetric))
         return minimum.reshape(self.shape), maximum.reshape(self.shape)
 
-    def _mergeable(self, other: EncodingAnalyzer) -> Self:
+    def _check_mergeable(self, other: EncodingAnalyzer) -> Self:
         if type(other) is not type(self) or other.shape != self.shape or other.block_size != self.block_size:
             raise ConfigurationError(
                 "analyzers can be merged only with their like",

@@ -108,7 +108,7 @@ class HistogramEncodingAnalyzer(EncodingAnalyzer):
 
     @override
     def merge(self, other: EncodingAnalyzer) -> None:
-        other = self._mergeable(other)
+        other = self._check_mergeable(other)
         if other._minimum is None or other._maximum is None:
             return
         for values in other._samples:

@@ -88,7 +88,7 @@ class MinMaxEncodingAnalyzer(EncodingAnalyzer):
 
     @override
     def merge(self, other: EncodingAnalyzer) -> None:
-        other = self._mergeable(other)
+        other = self._check_mergeable(other)
         if other._minimum is not None and other._maximum is not None:
             self._absorb(other._minimum, other._maximum)
 

@@ -181,6 +181,18 @@ def test_implements_refuses_wrong_classes() -> None:
     assert scale not in QuantizationMixin.cls_to_qcls
 
 
+def test_original_of_a_class_that_is_not_registered() -> None:
+    scale = scale_class()
+
+    class QuantizedScale(QuantizationMixin, scale):  # type: ignore[misc, valid-type]
+        pass
+
+    module = QuantizedScale(0.5)
+    original = module.get_original_module()
+    assert type(original) is scale
+    assert original.factor is module.factor
+
+
 @pytest.mark.parametrize("mixin", MIXINS)
 def test_wrap(mixin: Any) -> None:
     scale = scale_class()

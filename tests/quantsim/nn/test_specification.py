@@ -32,8 +32,8 @@ def test_arguments_of_decorated_and_keyword_only_forwards() -> None:
 
     class Plain(nn.Module):
         def forward(self, x: Tensor, y: Tensor, *rest: Tensor, scale: float = 1.0) -> Tensor:
-            unused = x
-            return unused
+            local = x + y
+            return local * scale
 
     assert forward_arguments(Decorated) == forward_arguments(Plain) == ("x", "y")
 

@@ -30,8 +30,8 @@ def scheme(name: str, accuracy: float, retrieval: float | None, sqnr: float = 20
 
 def result(retrieval: float | None = 0.5) -> DemoResult:
     files = (
-        EncodingsFile(scheme="w8a8", version="quantsim-1", path=Path("out/a.json"), entries=3),
-        EncodingsFile(scheme="w8a8", version="aimet-torch", path=None, entries=0, problem="cannot hold it"),
+        EncodingsFile(scheme="w8a8", version="quantsim-1", path=Path("out/a.json"), formats=(("int8", 3),)),
+        EncodingsFile(scheme="w8a8", version="aimet-torch", path=None, problem="cannot hold it"),
     )
     experiment = ExperimentResult(
         model="m",

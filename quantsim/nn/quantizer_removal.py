@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self, cast
 
 from torch import nn
 
-__all__ = ["RestoreOnExit", "remove_entries"]
+__all__ = ["QuantizerRemoval", "RestoreOnExit"]
 
 
 class RestoreOnExit:
@@ -30,6 +31,36 @@ class RestoreOnExit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.restore()
+
+
+class QuantizerRemoval(nn.Module):
+    """The part of a quantized module that takes quantizers out, for good or for a while."""
+
+    input_quantizers: nn.ModuleList
+    param_quantizers: nn.ModuleDict
+    output_quantizers: nn.ModuleList
+
+    def _remove_input_quantizers(self, indices: int | Iterable[int] | None = None) -> AbstractContextManager[Any]:
+        """Sets input quantizers (all by default) to ``None`` at once; as a context manager restores them on exit."""
+        return remove_entries((self.input_quantizers, indices))
+
+    def _remove_param_quantizers(self, keys: str | Iterable[str] | None = None) -> AbstractContextManager[Any]:
+        """Sets parameter quantizers (all by default) to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries((self.param_quantizers, keys))
+
+    def _remove_output_quantizers(self, indices: int | Iterable[int] | None = None) -> AbstractContextManager[Any]:
+        """Sets output quantizers (all by default) to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries((self.output_quantizers, indices))
+
+    def _remove_activation_quantizers(self) -> AbstractContextManager[Any]:
+        """Sets input and output quantizers to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries((self.input_quantizers, None), (self.output_quantizers, None))
+
+    def _remove_all_quantizers(self) -> AbstractContextManager[Any]:
+        """Sets all quantizers to ``None`` at once; see `_remove_input_quantizers`."""
+        return remove_entries(
+            (self.input_quantizers, None), (self.param_quantizers, None), (self.output_quantizers, None)
+        )
 
 
 def remove_entries(*selections: tuple[nn.ModuleList | nn.ModuleDict, Any]) -> RestoreOnExit:
