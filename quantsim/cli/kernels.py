@@ -53,15 +53,19 @@ def list_kernels(
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{len(kernels)} kernels; of those for one op and scheme, the first that has no objection runs")
-    table.add_column("op", no_wrap=True)
-    for heading in ("scheme", "backend"):
-        table.add_column(heading)
+    table = Table(box=box.SIMPLE_HEAD, title="Kernels; of those for one op, the first that has no objection runs", title_justify="left")
+    table.add_column("op (scheme) / backend", no_wrap=True)
     table.add_column("priority", justify="right")
     table.add_column("description", overflow="fold")
+    last = None
     for kernel in kernels:
-        table.add_row(kernel.op, kernel.scheme.value, kernel.backend.value, str(kernel.priority), kernel.description)
+        heading = f"{kernel.op} ({kernel.scheme.value})"
+        if heading != last:
+            table.add_row(f"[bold]{heading}[/]", "", "")
+            last = heading
+        table.add_row(f"  {kernel.backend.value}", str(kernel.priority), kernel.description)
     Console().print(table)

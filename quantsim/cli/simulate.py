@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ def _simulate_one(
         with _progress(console, f"{config.name}: calibrating", calibration) as batches:
             sim.compute_encodings(batches)
     results = _outputs(sim, compared, console, config.name)
-    sqnr, cosine = _closeness(reference, results)
+    sqnr, cosine = _closeness(reference, results, compared)
     path = None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,20 +165,25 @@ def _outputs(model: Callable[..., Any] | QuantizationSimModel, batches: Sequence
     return results
 
 
-def _closeness(reference: Sequence[Sequence[Any]], results: Sequence[Sequence[Any]]) -> tuple[float, float]:
-    """SQNR in dB and mean cosine of the first output tensor of all batches, rows being its last dimension."""
+def _closeness(
+    reference: Sequence[Sequence[Any]], results: Sequence[Sequence[Any]], batches: Sequence[Any]
+) -> tuple[float, float]:
+    """SQNR in dB and mean cosine of the rows of the first output tensor; rows of padding, which nobody uses, left out."""
     import math
 
     import torch
 
     signal = noise = cosines = rows = 0.0
-    for expected, got in zip(reference, results, strict=True):
+    for expected, got, batch in zip(reference, results, batches, strict=True):
         if not expected:
             continue
-        x, y = expected[0].double(), got[0].double()
+        x, y = (outputs[0].double().reshape(-1, outputs[0].shape[-1] if outputs[0].dim() else 1) for outputs in (expected, got))
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        if isinstance(mask, torch.Tensor) and mask.shape == expected[0].shape[:-1]:
+            x, y = x[mask.flatten().bool()], y[mask.flatten().bool()]
         signal += float(x.square().sum())
         noise += float((x - y).square().sum())
-        similarity = torch.nn.functional.cosine_similarity(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
+        similarity = torch.nn.functional.cosine_similarity(x, y)
         cosines, rows = cosines + float(similarity.sum()), rows + similarity.numel()
     if not rows or not signal:
         return math.nan, math.nan
@@ -189,7 +194,7 @@ def _closeness(reference: Sequence[Sequence[Any]], results: Sequence[Sequence[An
 def _progress(console: Console, title: str, batches: Sequence[Any]) -> Iterator[Iterable[Any]]:
     from rich.progress import Progress
 
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress.track(batches, description=title)
 
 

@@ -251,6 +251,18 @@ class BaseQuantizationMixin(EncodingsInterface, QuantizerRemoval):
 
     # ---------------------------------------------------------------- parameters
 
+    def quantizable_parameters(self) -> dict[str, Tensor]:
+        """Returns what each parameter quantizer quantizes, by name: own parameters, in attention rows of packed ones.
+
+        Example:
+            >>> from quantsim.nn import QuantizationMixin
+            >>> attention = QuantizationMixin.from_module(nn.MultiheadAttention(4, 2))
+            >>> attention.q_proj.quantizable_parameters()["weight"].shape
+            torch.Size([4, 4])
+        """
+        values = {name: self._own_parameter(name) for name in self.param_quantizers}
+        return {name: value for name, value in values.items() if value is not None}
+
     def _own_parameter(self, name: str) -> Tensor | None:
         """Returns what the parameter quantizer of that name quantizes."""
         return self._parameters[name]

@@ -21,6 +21,7 @@ from quantsim.errors import QuantsimError, ShapeError
 from quantsim.nn import BaseQuantizationMixin
 from quantsim.quantization.affine import GroupedBlockQuantizeDequantize
 from quantsim.quantization.base import QuantizerBase
+from quantsim.sim.leaf import Leaf
 from quantsim.sim.module_kinds import channel_axis
 from quantsim.sim.quantizer_factory import quantizer_from_encoding
 from quantsim.sim.slots import slot_name
@@ -29,7 +30,7 @@ from quantsim.sim.summary import iterate_quantizers
 if TYPE_CHECKING:
     from quantsim.sim.tensor_names import ResolvedTensor, TensorResolver
 
-__all__ = ["LoadPlan", "LoadReport", "export_document", "model_fingerprint", "plan_load"]
+__all__ = ["LoadPlan", "LoadReport", "export_document", "model_fingerprint", "place_quantizer", "plan_load"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,23 @@ class LoadPlan:
     def commit(self, modules: Mapping[str, BaseQuantizationMixin]) -> None:
         """Puts the quantizers in."""
         for tensor, quantizer in self.quantizers.items():
-            module = modules[tensor.module]
-            if tensor.role is TensorRole.PARAM:
-                module.param_quantizers[tensor.key] = quantizer
-            elif tensor.role is TensorRole.INPUT:
-                module.input_quantizers[int(tensor.key)] = quantizer
-            else:
-                module.output_quantizers[int(tensor.key)] = quantizer
+            place_quantizer(modules[tensor.module], tensor, quantizer)
+
+
+def place_quantizer(module: BaseQuantizationMixin, tensor: TensorReference, quantizer: QuantizerBase) -> None:
+    """Puts a quantizer where a reference says.
+
+    Args:
+        module: The module that the reference names.
+        tensor: Which of its tensors.
+        quantizer: Replaces the one that is there.
+    """
+    if tensor.role is TensorRole.PARAM:
+        module.param_quantizers[tensor.key] = quantizer
+    elif tensor.role is TensorRole.INPUT:
+        module.input_quantizers[int(tensor.key)] = quantizer
+    else:
+        module.output_quantizers[int(tensor.key)] = quantizer
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -218,7 +229,7 @@ def plan_load(
 def _quantizer_for(
     entry: EncodingEntry, resolved: ResolvedTensor, module: BaseQuantizationMixin, existing: QuantizerBase | None
 ) -> QuantizerBase:
-    values = module._parameters.get(resolved.tensor.key) if resolved.tensor.role is TensorRole.PARAM else None
+    values = module._own_parameter(resolved.tensor.key) if resolved.tensor.role is TensorRole.PARAM else None
     encoding = entry.encoding
     if values is not None:
         encoding = _oriented(encoding, values, module, is_transposed=resolved.is_transposed)
@@ -271,7 +282,7 @@ def _oriented(encoding: Encoding, values: Tensor, module: BaseQuantizationMixin,
     """The encoding for the parameter as torch holds it: scales without layout put in place, axes swapped back."""
     if isinstance(encoding.granularity, PerTensor):
         return encoding
-    axis = channel_axis(getattr(type(module), "_spec", None) and type(module)._spec.op, values) or 0
+    axis = channel_axis(Leaf("", module).op, values) or 0
     shape = tuple(values.shape)
     if is_transposed:
         axis, shape = 1 - axis, shape[::-1]

@@ -103,11 +103,13 @@ class ExampleRun:
         calls: By module path, for every leaf that was asked about.
         unquantized: Functional arithmetic outside those leaves.
         model_inputs: The tensors given to the model, in order.
+        model_outputs: Where the tensors that it returned came from, in order.
     """
 
     calls: Mapping[str, ModuleCall]
     unquantized: tuple[UnquantizedOperation, ...]
     model_inputs: tuple[InputReference, ...] = ()
+    model_outputs: tuple[OutputReference | InputReference | None, ...] = ()
 
 
 def _tensors(value: object) -> list[Tensor]:
@@ -245,7 +247,7 @@ def run_example(
     handles = []
     try:
         model.eval()
-        by_path = {leaf.path: leaf for leaf in leaves}
+        by_path = {leaf.path: leaf for leaf in leaves if leaf.kind is not ModuleKind.COMPOSITE}
         for path, module in paths.items():
             leaf = by_path.get(path)
             handles.append(module.register_forward_pre_hook(_entering(recorder, path, leaf), with_kwargs=True, prepend=True))
@@ -253,8 +255,8 @@ def run_example(
         recorder.mark_model_inputs(inputs)
         with torch.no_grad(), recorder:
             output = inputs.call(model)
-        for result in _tensors(output):
-            origin = recorder.origin_of(result)
+        returned = tuple(recorder.origin_of(result) for result in _tensors(output))
+        for origin in returned:
             if isinstance(origin, OutputReference):
                 recorder.calls[origin.module].consumers.add(None)
     except Exception as error:
@@ -275,4 +277,4 @@ def run_example(
         UnquantizedOperation(path, type(paths[path]).__name__, name, count, GEMM_OPERATIONS.get(name, 0))
         for (path, name), count in recorder.operations.items()
     )
-    return ExampleRun(recorder.calls, operations, recorder.model_inputs)
+    return ExampleRun(recorder.calls, operations, recorder.model_inputs, returned)

@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from quantsim.nn import BaseQuantizationMixin, ModuleSpec, QuantizationMixin, ignored_module_classes
 from quantsim.sim.module_kinds import ModuleKind, kind_of
 
-__all__ = ["Leaf", "find_leaves"]
+__all__ = ["Leaf", "find_leaves", "quantizable_modules"]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A module that can hold quantizers.
+    """A quantized module in a model.
 
     Attributes:
-        path: Where it is in the model; of a module that is used in several places, the first.
-        module: The module: float, or already quantized.
-        quantized_class: The class that it is to become an instance of.
-        spec: Its row in the table of quantized modules, or that of the class it derives from; None if there is none.
+        path: Where it is; of a module that is used in several places, the first.
+        module: The quantized module.
     """
 
     path: str
-    module: nn.Module
-    quantized_class: type[BaseQuantizationMixin]
-    spec: ModuleSpec | None
+    module: BaseQuantizationMixin
+
+    @cached_property
+    def spec(self) -> ModuleSpec | None:
+        """Its row in the table of quantized modules, or that of the class it derives from; None for classes of their own."""
+        float_class = getattr(type(self.module), "_wrapped_class", None) or type(self.module)
+        for base in float_class.__mro__:
+            quantized_class = base if issubclass(base, BaseQuantizationMixin) else QuantizationMixin.cls_to_qcls.get(base)
+            spec = getattr(quantized_class, "_spec", None)
+            if isinstance(spec, ModuleSpec):
+                return spec
+        return None
 
     @property
     def op(self) -> str | None:
         """Name of its op; None if it has no row in the table."""
         return None if self.spec is None else self.spec.op
 
-    @property
+    @cached_property
     def kind(self) -> ModuleKind:
         """What it does to numbers."""
-        return kind_of(self.op, self.module)
+        return kind_of(self.op, self.module, self.parameters)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -50,22 +58,18 @@ class Leaf:
     @property
     def input_count(self) -> int:
         """Number of input quantizers."""
-        if isinstance(self.module, BaseQuantizationMixin):
-            return len(self.module.input_quantizers)
-        return 1 if self.spec is None else self.spec.input_count
+        return len(self.module.input_quantizers)
 
     @property
     def output_count(self) -> int:
         """Number of output quantizers."""
-        if isinstance(self.module, BaseQuantizationMixin):
-            return len(self.module.output_quantizers)
-        return 1 if self.spec is None else self.spec.outputs
+        return len(self.module.output_quantizers)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Its own floating-point parameters."""
-        own = self.module.named_parameters(recurse=False)
-        return {name: values for name, values in own if values.is_floating_point()}
+        """Its floating-point parameters that can be quantized, by name."""
+        own = {name: self.module._own_parameter(name) for name in self.module.param_quantizers}
+        return {name: values for name, values in own.items() if values is not None and values.is_floating_point()}
 
     def bind_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[int, Tensor]]:
         """Tensors of one call by the input quantizer they belong to.
@@ -74,66 +78,63 @@ class Leaf:
             args: Positional arguments of ``forward``.
             kwargs: Keyword arguments of ``forward``.
         """
-        if not self.input_names:
+        names: tuple[str, ...] | None = getattr(type(self.module), "_argument_names", None)
+        if names is None or self.spec is None or self.spec.variadic_inputs:
             tensors = [value for value in pytree.tree_leaves((args, dict(kwargs))) if isinstance(value, Tensor)]
-            last = max(self.input_count - 1, 0)
-            return [(min(position, last), tensor) for position, tensor in enumerate(tensors)] if self.input_count else []
-        names = list(inspect.signature(type(self.module).forward).parameters)[1:]
+            last = self.input_count - 1
+            return [(min(position, last), tensor) for position, tensor in enumerate(tensors)] if last >= 0 else []
+        slots: dict[str, int] = dict(type(self.module)._input_slots)  # pyright: ignore[reportAttributeAccessIssue]
         bound = {**dict(zip(names, args, strict=False)), **kwargs}
         states = bound.get("hx")
-        if "hx" not in self.input_names and isinstance(states, (tuple, list)):
+        if "hx" not in slots and isinstance(states, (tuple, list)):
             bound.update(zip(self.input_names[1:], states, strict=False))  # an LSTM's (h, c)
-        return [
-            (position, value)
-            for position, name in enumerate(self.input_names)
-            if isinstance(value := bound.get(name), Tensor)
-        ]
+        result: list[tuple[int, Tensor]] = []
+        for name, slot in slots.items():
+            value = bound.get(name)
+            if isinstance(value, PackedSequence):
+                value = value.data
+            if isinstance(value, Tensor) and slot < self.input_count:
+                result.append((slot, value))
+        return result
 
 
-def find_leaves(model: nn.Module, excluded: frozenset[str] = frozenset()) -> list[Leaf]:
-    """All modules that can hold quantizers, outermost first; what is inside of one is its own business.
+def quantizable_modules(model: nn.Module, excluded: frozenset[str] = frozenset()) -> dict[str, nn.Module]:
+    """The outermost modules for which there is a quantized class, by path; what is inside of one is its own business.
 
-    A module qualifies if its exact class has a quantized class, or if it derives from a class in the table of quantized modules (a
-    subclass of ``nn.Linear``, say). Classes that are ignored here and now (``QuantizationMixin.ignore``) are left out.
+    A module qualifies if its exact class has a quantized class, if it derives from a class that has one (a subclass of
+    ``nn.Linear``, say), or if it is quantized already. Classes that are ignored here and now (``QuantizationMixin.ignore``) are
+    left out.
 
     Args:
-        model: The model; may be a leaf itself.
+        model: The model; may qualify itself.
         excluded: Paths of modules to leave out.
     """
-    result: list[Leaf] = []
+    result: dict[str, nn.Module] = {}
     ignored = ignored_module_classes()
     inside: tuple[str, ...] = ()
     for path, module in model.named_modules():
-        if path in excluded or path.startswith(inside or ("\0",)):
+        if path in excluded or (inside and path.startswith(inside)) or type(module) in ignored:
             continue
-        quantized_class = None if type(module) in ignored else _quantized_class(module)
-        if quantized_class is None:
+        if not any(base in QuantizationMixin.cls_to_qcls for base in type(module).__mro__) and not isinstance(
+            module, BaseQuantizationMixin
+        ):
             continue
-        result.append(Leaf(path, module, quantized_class, _spec_of(type(module))))
+        result[path] = module
         if path == "":
             break
-        if not isinstance(module, BaseQuantizationMixin):
-            inside = (*inside, f"{path}.")
+        inside = (*inside, f"{path}.")
     return result
 
 
-def _quantized_class(module: nn.Module) -> type[BaseQuantizationMixin] | None:
-    if isinstance(module, BaseQuantizationMixin):
-        return type(module)
-    known = QuantizationMixin.cls_to_qcls.get(type(module))
-    if known is not None:
-        return known
-    if any(base in QuantizationMixin.cls_to_qcls for base in type(module).__mro__[1:]):
-        return QuantizationMixin.wrap(type(module))
-    return None
+def find_leaves(model: nn.Module, excluded: frozenset[str] = frozenset()) -> list[Leaf]:
+    """All quantized modules in a model, those inside of others (the projections of attention) included.
 
-
-def _spec_of(module_class: type[nn.Module]) -> ModuleSpec | None:
-    """The row of the nearest class in the table; None if there is none, as for custom modules."""
-    if issubclass(module_class, BaseQuantizationMixin):
-        return getattr(module_class, "_spec", None)
-    for base in module_class.__mro__:
-        quantized_class = QuantizationMixin.cls_to_qcls.get(base)
-        if quantized_class is not None:
-            return getattr(quantized_class, "_spec", None)
-    return None
+    Args:
+        model: The model; may be a quantized module itself.
+        excluded: Paths of modules to leave out.
+    """
+    return [
+        Leaf(path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, BaseQuantizationMixin) and path not in excluded
+    ]

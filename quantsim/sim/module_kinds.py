@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -42,12 +43,13 @@ _EMBEDDING: Final = frozenset({"embedding", "embedding_bag"})
 _TRANSPOSED: Final = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 
 
-def kind_of(op: str | None, module: nn.Module) -> ModuleKind:
+def kind_of(op: str | None, module: nn.Module, parameters: Mapping[str, Tensor]) -> ModuleKind:
     """The kind of a module.
 
     Args:
         op: Its op in the table of quantized modules; None for a class that is not in it (then it multiplies if it has a matrix).
         module: The module, float or quantized.
+        parameters: Its own parameters.
     """
     if isinstance(module, nn.modules.loss._Loss):
         return ModuleKind.LOSS
@@ -59,7 +61,7 @@ def kind_of(op: str | None, module: nn.Module) -> ModuleKind:
         return ModuleKind.GRID_KEEPING
     if op == "multi_head_attention":
         return ModuleKind.COMPOSITE
-    if op is None and any(is_weight(name, values) for name, values in module.named_parameters(recurse=False)):
+    if op is None and any(is_weight(name, values) for name, values in parameters.items()):
         return ModuleKind.MULTIPLYING
     return ModuleKind.OTHER
 

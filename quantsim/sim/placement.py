@@ -20,6 +20,8 @@ __all__ = ["Placement", "excluded_paths", "matching_paths", "place_quantizers"]
 _ABSORBED_BY_NORM = frozenset({"batch_norm"})
 _ABSORBED_BY_ACTIVATION = frozenset({"relu", "relu6", "hardtanh"})
 _ACTIVATION_PRODUCERS = frozenset({"batch_norm", "add", "subtract"})
+_MASKED = frozenset({"softmax", "softmax2d", "softmin", "log_softmax"})
+"""Ops whose input may hold minus infinity, where a mask was added: no range covers that."""
 
 
 Placement = dict[TensorReference, QuantizerSetting]
@@ -185,7 +187,7 @@ def _inputs_to_quantize(
     else:
         if leaf.kind in (ModuleKind.GRID_KEEPING, ModuleKind.LOSS, ModuleKind.COMPOSITE):
             return []
-        wanted = frozenset(range(leaf.input_count))
+        wanted = frozenset() if leaf.op in _MASKED else frozenset(range(leaf.input_count))
     call = _call(leaf, run)
     result = []
     for position in _floating_inputs(leaf, run):

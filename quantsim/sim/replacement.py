@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import nn
 
 from quantsim.errors import ConfigurationError
 from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
-from quantsim.sim.leaf import Leaf
 
-__all__ = ["quantize_leaf", "swap_modules"]
+__all__ = ["quantized_counterpart", "swap_modules"]
 
 
-def quantize_leaf(leaf: Leaf) -> BaseQuantizationMixin:
-    """The quantized module for a leaf: shares its parameters, buffers, submodules and hooks; holds no quantizers yet.
+def quantized_counterpart(path: str, module: nn.Module) -> BaseQuantizationMixin:
+    """The quantized module for a module: shares its parameters, buffers, submodules and hooks; holds no quantizers yet.
+
+    Args:
+        path: Where the module is, for errors.
+        module: Of a class that has a quantized class or derives from one that has; or already quantized.
 
     Raises:
         ConfigurationError: The quantized class cannot be made from this module.
     """
-    if isinstance(leaf.module, BaseQuantizationMixin):
-        return leaf.module
+    if isinstance(module, BaseQuantizationMixin):
+        return module
+    if type(module) in QuantizationMixin.cls_to_qcls:
+        return QuantizationMixin.from_module(module)
+    quantized_class = QuantizationMixin.wrap(type(module))
     try:
-        if type(leaf.module) in QuantizationMixin.cls_to_qcls:
-            quantized = QuantizationMixin.from_module(leaf.module)
-        else:
-            quantized = leaf.quantized_class.from_module(leaf.module)
+        return quantized_class.from_module(module)
     except (TypeError, AttributeError) as error:
         raise ConfigurationError(
             "the module cannot be quantized",
-            where=leaf.path or type(leaf.module).__name__,
-            got=f"{type(leaf.module).__name__}: {error}",
-            expected=f"a module that {leaf.quantized_class.__name__} can be made from",
-            fix=f"exclude it: config exclude=['{leaf.path}']",
+            where=path or type(module).__name__,
+            got=f"{type(module).__name__}: {error}",
+            expected=f"a module that {quantized_class.__name__} can be made from",
+            fix=f"exclude it: config exclude=['{path}']",
         ) from error
-    return quantized
 
 
 def swap_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -53,8 +55,7 @@ def swap_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) 
         >>> model[0] is new and model[2] is new
         True
     """
-    parents: Sequence[nn.Module] = list(model.modules())
-    for parent in parents:
+    for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]

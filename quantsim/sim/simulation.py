@@ -18,14 +18,14 @@ from quantsim.nn import BaseQuantizationMixin
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.config import SimulationConfig, load_config
 from quantsim.sim.coverage import Coverage
-from quantsim.sim.encodings import LoadReport, export_document, model_fingerprint, plan_load
+from quantsim.sim.encodings import LoadReport, export_document, model_fingerprint, place_quantizer, plan_load
 from quantsim.sim.example_inputs import ModelInputs
 from quantsim.sim.example_run import ExampleRun, run_example
-from quantsim.sim.leaf import Leaf, find_leaves
+from quantsim.sim.leaf import Leaf, find_leaves, quantizable_modules
 from quantsim.sim.module_kinds import ModuleKind, channel_axis
 from quantsim.sim.placement import excluded_paths, place_quantizers
 from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer
-from quantsim.sim.replacement import quantize_leaf, swap_modules
+from quantsim.sim.replacement import quantized_counterpart, swap_modules
 from quantsim.sim.slots import nearest_names, slot_name
 from quantsim.sim.summary import SimulationSummary, iterate_quantizers, summarize
 from quantsim.sim.tensor_names import TensorResolver
@@ -95,25 +95,32 @@ class QuantizationSimModel:
         model = model if in_place else copy.deepcopy(model)
         modules = dict(model.named_modules())
         self._excluded = excluded_paths(self.config, modules)
-        leaves = find_leaves(model, self._excluded)
-        self._run = None if inputs is None else run_example(model, inputs, leaves)
-        quantized = {leaf.path: quantize_leaf(leaf) for leaf in leaves}
-        leaves = _with_inner_leaves(leaves, quantized)
-        quantizers = self._make_quantizers(leaves, modules)
-        # Nothing fails from here on.
-        self.model = swap_modules(model, {leaf.module: quantized[leaf.path] for leaf in leaves})
-        self._modules: dict[str, BaseQuantizationMixin] = quantized
+        swapped = {
+            module: quantized_counterpart(path, module)
+            for path, module in quantizable_modules(model, self._excluded).items()
+        }
+        self.model = swap_modules(model, swapped)
+        try:
+            leaves = find_leaves(self.model, self._excluded)
+            self._run = None if inputs is None else run_example(self.model, inputs, leaves)
+            quantizers = self._make_quantizers(leaves, modules)
+        except BaseException:
+            swap_modules(self.model, {quantized: module for module, quantized in swapped.items()})
+            raise
+        self._modules: dict[str, BaseQuantizationMixin] = {leaf.path: leaf.module for leaf in leaves}
         self._kinds = {leaf.path: leaf.kind for leaf in leaves}
-        for path, module in quantized.items():
+        for path, module in self._modules.items():
             module.module_path = path or type(module).__name__
         for tensor, quantizer in quantizers.items():
-            self._assign(tensor, quantizer)
+            place_quantizer(self._modules[tensor.module], tensor, quantizer)
 
     def _make_quantizers(self, leaves: Sequence[Leaf], modules: Mapping[str, nn.Module]) -> dict[TensorReference, QuantizerBase]:
         by_path = {leaf.path: leaf for leaf in leaves}
         result: dict[TensorReference, QuantizerBase] = {}
         shared: dict[tuple[int, object], QuantizerBase] = {}
-        for tensor, setting in place_quantizers(self.config, leaves, modules, self._run).items():
+        # Rules go by the classes of the float model, and by paths that only quantized modules have (projections of attention).
+        known = {**dict(self.model.named_modules()), **modules}
+        for tensor, setting in place_quantizers(self.config, leaves, known, self._run).items():
             leaf = by_path[tensor.module]
             if tensor.role is not TensorRole.PARAM:
                 values = next(leaf.module.parameters(), None)
@@ -129,21 +136,14 @@ class QuantizationSimModel:
                     expected="a model that has run once",
                     fix="run the model on one batch before simulating it",
                 )
-            # A weight that modules share has one quantizer, as it has one set of codes on hardware.
-            key = (id(values), setting)
-            if key not in shared:
-                shared[key] = parameter_quantizer(setting, values, channel_axis(leaf.op, values), where=slot_name(tensor))
-            result[tensor] = shared[key]
+            quantizer = shared.get((id(values), setting))
+            if quantizer is None:
+                quantizer = parameter_quantizer(setting, values, channel_axis(leaf.op, values), where=slot_name(tensor))
+            if isinstance(values, nn.Parameter):
+                # A weight that modules share has one quantizer, as it has one set of codes on hardware.
+                shared[id(values), setting] = quantizer
+            result[tensor] = quantizer
         return result
-
-    def _assign(self, tensor: TensorReference, quantizer: QuantizerBase) -> None:
-        module = self._modules[tensor.module]
-        if tensor.role is TensorRole.PARAM:
-            module.param_quantizers[tensor.key] = quantizer
-        elif tensor.role is TensorRole.INPUT:
-            module.input_quantizers[int(tensor.key)] = quantizer
-        else:
-            module.output_quantizers[int(tensor.key)] = quantizer
 
     # ---------------------------------------------------------------- use
 
@@ -360,6 +360,7 @@ class QuantizationSimModel:
         partial: bool = False,
         name_map: Mapping[str, str | TensorReference | Sequence[str | TensorReference]] | None = None,
         input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
     ) -> LoadReport:
         """Takes over the encodings of a file of any version; quantizers are made where there are none.
 
@@ -374,6 +375,7 @@ class QuantizationSimModel:
                 ``"fc.weight"``, or a sequence of such places.
             input_names: For files by tensor name, the names of the exported graph's inputs, in the order of the model's tensor
                 inputs; names equal to the arguments of ``forward`` are found without.
+            output_names: Likewise for its outputs, in the order of the tensors that the model returns.
 
         Returns:
             What was loaded, created, ignored and left alone.
@@ -385,7 +387,7 @@ class QuantizationSimModel:
         from quantsim_encodings import read
 
         document = source if isinstance(source, EncodingsDocument) else read(source)
-        resolver = TensorResolver(self.model, self._modules, self._run, name_map, input_names)
+        resolver = TensorResolver(self.model, self._modules, self._run, name_map, input_names, output_names)
         plan = plan_load(
             document,
             self._modules,
@@ -438,31 +440,6 @@ class QuantizationSimModel:
     def __repr__(self) -> str:
         count = sum(1 for _ in self.quantizers())
         return f"{type(self).__name__}({type(self.model).__name__}, config={self.config.name!r}, {count} quantizers)"
-
-
-def _with_inner_leaves(leaves: Sequence[Leaf], quantized: dict[str, BaseQuantizationMixin]) -> list[Leaf]:
-    """Adds the quantized modules that a quantized module brought along (attention: its projections)."""
-    result = list(leaves)
-    for leaf in leaves:
-        if quantized[leaf.path] is leaf.module:
-            continue
-        for inner in find_leaves_below(leaf.path, quantized[leaf.path]):
-            quantized[inner.path] = quantize_leaf(inner)
-            result.append(inner)
-    return result
-
-
-def find_leaves_below(path: str, module: nn.Module) -> list[Leaf]:
-    """Quantized modules inside of one, with their paths in the model."""
-    result: list[Leaf] = []
-    for name, child in module.named_children():
-        if name in ("input_quantizers", "param_quantizers", "output_quantizers"):
-            continue
-        below = f"{path}.{name}" if path else name
-        for leaf in find_leaves(child):
-            inner_path = f"{below}.{leaf.path}" if leaf.path else below
-            result.append(Leaf(inner_path, leaf.module, leaf.quantized_class, leaf.spec))
-    return result
 
 
 def _version(version: EncodingsVersion | str) -> EncodingsVersion:

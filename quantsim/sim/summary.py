@@ -169,7 +169,7 @@ def summarize(
     rows = []
     for tensor, quantizer in iterate_quantizers(modules):
         module = modules[tensor.module]
-        values = module._parameters.get(tensor.key) if tensor.role is TensorRole.PARAM else None
+        values = module._own_parameter(tensor.key) if tensor.role is TensorRole.PARAM else None
         minimum, maximum = _range(quantizer)
         rows.append(
             SummaryRow(
@@ -195,10 +195,18 @@ def _storage(
         id(values): values.numel() * values.element_size() * 8 for values in model.parameters() if id(values) not in ranges
     }
     float_bytes = sum(bits.values()) // 8
+    sizes = {id(values): values.numel() for values in model.parameters()}
+    parts: dict[int, dict[int, tuple[int, int]]] = {}
     for row in rows:
         if row.tensor.role is TensorRole.PARAM:
-            values = modules[row.tensor.module]._parameters[row.tensor.key]
-            bits[id(values)] = row.bits
+            values = modules[row.tensor.module]._own_parameter(row.tensor.key)
+            if values is not None:
+                base = values if values._base is None else values._base  # rows of a packed weight, in attention
+                parts.setdefault(id(base), {})[values.data_ptr()] = (values.numel(), row.bits)
+    for identity, quantized in parts.items():
+        covered = sum(count for count, _ in quantized.values())
+        rest = bits[identity] * (sizes[identity] - covered) // sizes[identity]
+        bits[identity] = rest + sum(stored for _, stored in quantized.values())
     return StorageSize(float_bytes, -(-sum(bits.values()) // 8))
 
 

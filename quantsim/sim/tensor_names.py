@@ -6,6 +6,7 @@ Files by module (quantsim's own, AIMET's torch side) say it outright. Files by t
   ``MatMul``;
 * ``/encoder/layer.0/dense/Add_output_0``: output 0 of the last op of module ``encoder.layer.0.dense``;
 * ``input_ids``: an input of the model, by the name of an argument of ``forward``, or by position with ``input_names``;
+* ``scores``: an output of the model, by position with ``output_names``;
 * ``fc.output[0]``, ``fc.input[0]``: what quantsim writes, which has no ONNX graph to take names from.
 """
 
@@ -21,7 +22,7 @@ from quantsim_encodings.document import EncodingEntry, TensorReference, TensorRo
 from torch import nn
 
 from quantsim.nn import BaseQuantizationMixin
-from quantsim.sim.example_run import ExampleRun, InputReference
+from quantsim.sim.example_run import ExampleRun, InputReference, OutputReference
 from quantsim.sim.slots import nearest_names, parse_slot
 
 __all__ = ["ResolvedTensor", "TensorResolver"]
@@ -53,6 +54,7 @@ class TensorResolver:
         name_map: For names in the file that nothing else explains: a place (``"fc.output_quantizers[0]"``, ``"fc.weight"``), or a
             reference. Several places may be given.
         input_names: Names of the exported graph's inputs, in the order of the model's tensor inputs.
+        output_names: Names of the exported graph's outputs, in the order of the tensors that the model returns.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class TensorResolver:
         run: ExampleRun | None,
         name_map: Mapping[str, str | TensorReference | Sequence[str | TensorReference]] | None = None,
         input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
     ) -> None:
         self._modules = modules
-        self._inputs = _model_inputs(model, run, input_names)
+        self._graph_ends = {**_model_outputs(run, output_names), **_model_inputs(model, run, input_names)}
         self._name_map = dict(name_map or {})
 
     def resolve(self, entry: EncodingEntry) -> tuple[ResolvedTensor, ...] | str:
@@ -77,11 +80,11 @@ class TensorResolver:
         for found in (self._parameter(name), self._own_activation(name), self._graph_output(name)):
             if found is not None:
                 return (found,)
-        if name in self._inputs:
-            return self._inputs[name]
+        if name in self._graph_ends:
+            return self._graph_ends[name]
         near = nearest_names(name, self._known_names())
         hint = f"; near: {', '.join(near)}" if near else ""
-        return f"no tensor of the simulation is called that{hint}; name it in name_map, or a model input in input_names"
+        return f"no tensor of the simulation is called that{hint}; name it in name_map, or a model input or output in input_names or output_names"
 
     def _existing(self, tensor: TensorReference) -> tuple[ResolvedTensor, ...] | str:
         module = self._modules.get(tensor.module)
@@ -125,7 +128,7 @@ class TensorResolver:
         stem = next((known for known in module.param_quantizers if _EXPORTER_SUFFIX.fullmatch(key.removeprefix(known))), None)
         if stem is None or not key.startswith(stem):
             return None
-        values = module._parameters.get(stem)
+        values = module._own_parameter(stem)
         # The exporter copies a parameter under a new name only to transpose it, for MatMul.
         is_transposed = values is not None and values.dim() == 2
         return ResolvedTensor(TensorReference(path, TensorRole.PARAM, stem), is_transposed)
@@ -146,7 +149,18 @@ class TensorResolver:
 
     def _known_names(self) -> list[str]:
         names = [f"{path}.{key}" for path, module in self._modules.items() for key in module.param_quantizers]
-        return [*names, *(f"{path}.output[0]" for path in self._modules), *self._inputs]
+        return [*names, *(f"{path}.output[0]" for path in self._modules), *self._graph_ends]
+
+
+def _model_outputs(run: ExampleRun | None, output_names: Sequence[str] | None) -> dict[str, tuple[ResolvedTensor, ...]]:
+    """Which module output each output of the model is, by its name in an exported graph."""
+    if run is None:
+        return {}
+    return {
+        name: (ResolvedTensor(TensorReference(origin.module, TensorRole.OUTPUT, str(origin.index))),)
+        for name, origin in zip(output_names or (), run.model_outputs, strict=False)
+        if isinstance(origin, OutputReference)
+    }
 
 
 def _model_inputs(

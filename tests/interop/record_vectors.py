@@ -2,13 +2,12 @@
 
     .oracle/bin/python tests/interop/record_vectors.py
 
-Writes ``vectors/affine.npz`` (quantizers: range, scale, offset, outputs, gradients), ``vectors/analyzers.npz``
-(ranges that each encoding analyzer chooses) and ``vectors/model/`` (a calibrated network: weights, input, output and
-its encodings in every file version).
+Writes ``vectors/affine.npz`` (quantizers: range, scale, offset, outputs, gradients) and ``vectors/analyzers.npz``
+(ranges that each encoding analyzer chooses); record_model.py writes a calibrated network beside them.
 
 aimet-torch has two forwards. With a range gradient it divides by the scale; without one it calls
-``torch.fake_quantize_*``, which multiplies by the inverse and so may round a tie the other way. Both outputs are
-recorded; quantsim must equal the dividing one.
+``torch.fake_quantize_*``, which multiplies by the inverse and so may round a tie the other way. The dividing
+output is recorded, which quantsim must equal, and in how many elements the other one differs.
 """
 
 from __future__ import annotations

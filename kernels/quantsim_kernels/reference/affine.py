@@ -164,7 +164,7 @@ def quantize_dequantize_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of :func:`quantize_dequantize`, recomputed from its inputs.
 
-    With ``r = rint(x / s) - o``, inside meaning ``qmin <= r <= qmax`` and ``q = clamp(r, qmin, qmax)``::
+    With ``r = rint(x / s) - o``, inside meaning ``qmin <= r <= qmax`` (or NaN) and ``q = clamp(r, qmin, qmax)``::
 
         dx = g                        inside, 0 outside
         ds = g * (rint(x/s) - x/s)    inside, g * (q + o) outside
@@ -202,8 +202,9 @@ def quantize_dequantize_backward(
         ratio = ratio - zero_point_shift
     rounded = ratio.round()
     shift: Tensor | float = 0.0 if o is None else o
-    clamped = (rounded - shift).clamp(qmin, qmax) + shift
-    inside = clamped == rounded
+    codes = rounded - shift
+    clamped = codes.clamp(qmin, qmax) + shift
+    inside = ~((codes < qmin) | (codes > qmax))
     zero = torch.zeros((), dtype=wide, device=x.device)
     dx = torch.where(inside, g, zero)
     dscale = (g * torch.where(inside, rounded - ratio, clamped).to(wide)).sum_to_size(s.shape)

@@ -2,8 +2,7 @@
 
 What makes it fast, and what was measured to be slow: one temporary and in-place ops (the reference allocates five);
 scalar clamp bounds with a per-tensor offset folded in (clamping between tensors is three times as slow); pieces that
-stay in the cache; a backward that recomputes from ``x`` with masks held as floats (a saved bool mask costs memory and
-time). Division is never replaced by multiplication with the inverse: that gives other numbers.
+stay in the cache; a backward that recomputes from ``x`` (a saved mask costs memory and time). Division is never replaced by multiplication with the inverse: that gives other numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from torch.nn import Parameter
 
 from quantsim_kernels.reference import affine as reference
 from quantsim_kernels.torch import _pieces
-from quantsim_kernels.torch._pieces import aligned_views, apply_in_pieces, pieces
+from quantsim_kernels.torch._affine_backward import broadcast, quantize_dequantize_backward
+from quantsim_kernels.torch._pieces import apply_in_pieces
 
 __all__ = ["PLAIN_TENSORS", "dequantize", "dynamic_quantize_dequantize", "objection", "quantize", "quantize_dequantize"]
 
@@ -49,11 +49,6 @@ def _forbid_inplace_under_grad(inplace: bool) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Forward
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def _grid_values(
     x: Tensor, s: Tensor, o: Tensor | None, lo: float, hi: float, scalar: float | None, out: Tensor | None
 ) -> Tensor:
@@ -74,18 +69,6 @@ def _finish(y: Tensor, s: Tensor, o: Tensor | None, lo: float, hi: float) -> Ten
     if o is None:
         return y.round_().clamp_(lo, hi).add_(_ZERO).mul_(s)
     return y.round_().sub_(o).clamp_(lo, hi).add_(o).mul_(s)
-
-
-def _broadcast(
-    x: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequence[int] | None, dtype: torch.dtype
-) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
-    """The shape in which all broadcast, and scale and offset in it and in ``dtype``."""
-    view, scale_view = reference.blocked_shapes(x.shape, scale.shape, block_size)
-    s = scale.reshape(scale_view).to(dtype)
-    if offset is None:
-        return view, s, None
-    offset_blocks = block_size if block_size is not None and offset.dim() == len(block_size) else None
-    return view, s, offset.reshape(reference.blocked_shapes(x.shape, offset.shape, offset_blocks)[1]).to(dtype)
 
 
 def _forward(
@@ -121,7 +104,7 @@ def _forward(
         if y.shape == x.shape:
             return _finish(y, scale, offset, lo, hi)
         # Else the shapes do not fit, and the check below says how.
-    view, s, o = _broadcast(x, scale, offset, block_size, dtype)
+    view, s, o = broadcast(x, scale, offset, block_size, dtype)
     if scalar is not None:
         o = None
 
@@ -131,130 +114,6 @@ def _forward(
         return _grid_values(source, scale_piece, offset_piece, lo, hi, scalar, out)
 
     return apply_in_pieces(step, x, (s, o), view, dtype=dtype, out_dtype=x.dtype, inplace=inplace)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Backward
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _sum_to(values: Tensor, parameter: Tensor) -> Tensor:
-    """``values`` summed to the shape of ``parameter``, which broadcasts to it."""
-    if parameter.numel() == 1:
-        return values.sum().reshape(parameter.shape)
-    return values.sum_to_size(parameter.shape)
-
-
-def _reference_backward(*arguments: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The reference's gradients, for grids computed in half precision and for memory with gaps."""
-    *operands, wants = arguments
-    dx, dscale, doffset = reference.quantize_dequantize_backward(*operands)
-    return (dx if wants[0] else None, dscale if wants[1] else None, doffset if wants[2] else None)
-
-
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    scale: Tensor,
-    offset: Tensor | None,
-    qmin: int,
-    qmax: int,
-    block_size: Sequence[int] | None,
-    wants: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The formulas of ``reference.quantize_dequantize_backward``, whole or piece by piece."""
-    wants_x, wants_scale, wants_offset = wants
-    dtype = reference.computation_dtype(x.dtype, qmin, qmax)
-    if dtype is not torch.float32 and dtype is not torch.float64:
-        return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
-    view, s, o = _broadcast(x, scale, offset, block_size, dtype)
-    lo: float = qmin
-    hi: float = qmax
-    folded = o is not None and o.numel() == 1
-    if o is not None and folded:
-        shift = o.item()
-        lo, hi = lo + shift, hi + shift
-    if x.numel() <= _pieces.WHOLE_ELEMENTS:
-        dx, ds, do = _backward_piece(
-            x.view(view).to(dtype), grad.reshape(view), None, s, o, lo, hi, folded, wants, (None, None, None)
-        )
-        return (
-            dx.view(x.shape).to(x.dtype) if wants_x else None,
-            None if ds is None else ds.reshape(scale.shape).to(scale.dtype),
-            None if do is None or offset is None else do.reshape(offset.shape).to(offset.dtype),
-        )
-    dx = torch.empty_like(x)
-    # Sums of many pieces are gathered in float64: they cost nothing and lose nothing.
-    dscale = torch.zeros(s.shape, dtype=torch.float64)
-    doffset = torch.zeros(() if o is None else o.shape, dtype=torch.float64)
-    aligned = aligned_views((x, grad, dx), (s, o, dscale, doffset), view)
-    if aligned is None or any(
-        part is not None and part.data_ptr() != total.data_ptr()
-        for part, total in zip(aligned[1][2:], (dscale, doffset), strict=True)
-    ):
-        return _reference_backward(grad, x, scale, offset, qmin, qmax, block_size, wants)
-    scratch = torch.empty((3, min(x.numel(), 2 * _pieces.BACKWARD_PIECE_ELEMENTS)), dtype=dtype)
-    for (source, g, target), (s_piece, o_piece, ds_total, do_total) in pieces(
-        *aligned, _pieces.BACKWARD_PIECE_ELEMENTS
-    ):
-        assert s_piece is not None
-        assert ds_total is not None
-        assert do_total is not None
-        buffers = tuple(buffer[: source.numel()].view(source.shape) for buffer in scratch)
-        if source.dtype is not dtype:
-            source = buffers[0].copy_(source)
-        _, ds, do = _backward_piece(source, g, target, s_piece, o_piece, lo, hi, folded, wants, buffers)
-        if ds is not None:
-            ds_total.add_(ds)
-        if do is not None:
-            do_total.add_(do)
-    return (
-        dx if wants_x else None,
-        dscale.reshape(scale.shape).to(scale.dtype) if wants_scale else None,
-        doffset.reshape(offset.shape).to(offset.dtype) if offset is not None and wants_offset else None,
-    )
-
-
-def _backward_piece(
-    x: Tensor,
-    g: Tensor,
-    dx: Tensor | None,
-    s: Tensor,
-    o: Tensor | None,
-    lo: float,
-    hi: float,
-    folded: bool,
-    wants: tuple[bool, bool, bool],
-    buffers: Sequence[Tensor | None],
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of one piece, into ``dx`` and the buffers where given; ``folded``: the offset is in ``lo`` and ``hi``.
-
-    With the mask ``m`` as a float (1 inside, 0 outside): ``dx = g m``, ``e = c - m t`` is the factor of ``ds`` for both
-    cases at once (``c`` is ``t`` rounded inside, the clamped value outside), and ``g - dx`` is what is left for ``do``.
-    """
-    _, wants_scale, wants_offset = wants
-    t = torch.div(x, s, out=buffers[0])
-    r = torch.round(t, out=buffers[1])
-    if o is None or folded:
-        c = torch.clamp(r, lo, hi, out=buffers[2])
-    else:
-        c = torch.sub(r, o, out=buffers[2]).clamp_(lo, hi).add_(o)
-    mask = r.eq_(c)
-    dx = torch.mul(g, mask, out=dx)
-    ds = do = None
-    if wants_scale:
-        ds = _sum_to(c.addcmul_(mask, t, value=-1).mul_(g), s)
-        if ds is c and wants_offset:
-            ds = ds.clone()
-    if wants_offset:
-        assert o is not None
-        outside = torch.sub(g, dx, out=buffers[2])
-        if buffers[2] is not None and o.shape == s.shape:
-            # One pass less than the reference's order, product before sum, and the last bit may differ from it.
-            do = _sum_to(outside, s).to(torch.float64) * s
-        else:
-            do = _sum_to(outside.mul_(s), o)
-    return dx, ds, do
 
 
 class _QuantizeDequantize(torch.autograd.Function):
@@ -280,13 +139,8 @@ class _QuantizeDequantize(torch.autograd.Function):
         x, scale, offset = ctx.saved_tensors
         qmin, qmax, block_size = ctx.arguments
         wants = ctx.needs_input_grad[:3]
-        results = _backward(gradients[0], x, scale, offset, qmin, qmax, block_size, wants)
+        results = quantize_dequantize_backward(gradients[0], x, scale, offset, qmin, qmax, block_size, wants)
         return (*results, None, None, None)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Kernels
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def quantize_dequantize(
@@ -325,7 +179,7 @@ def quantize(
     ) or max(abs(qmin), abs(qmax)) * torch.finfo(x.dtype).eps > 2.0:
         return reference.quantize(x, scale, offset, qmin, qmax, block_size)
     dtype = reference.computation_dtype(x.dtype, qmin, qmax)
-    view, s, o = _broadcast(x, scale, offset, block_size, dtype)
+    view, s, o = broadcast(x, scale, offset, block_size, dtype)
 
     def step(source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
         scale_piece, offset_piece = parameters
@@ -350,7 +204,7 @@ def dequantize(q: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequ
         return reference.dequantize(q, scale, offset, block_size)
     out_dtype = q.dtype if q.is_floating_point() else scale.dtype
     internal = torch.promote_types(out_dtype, torch.float32)
-    view, s, o = _broadcast(q, scale, offset, block_size, internal)
+    view, s, o = broadcast(q, scale, offset, block_size, internal)
 
     def step(source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
         scale_piece, offset_piece = parameters

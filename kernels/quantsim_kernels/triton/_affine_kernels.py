@@ -204,12 +204,12 @@ def backward_kernel(
     grad = _load(grad_pointer, index, mask, PRECISION)
     ratio = _ratio(x, scale, RATIO_PRECISION)
     rounded = (ratio + _ROUNDING) - _ROUNDING
-    clamped = _clamp(rounded - offset, qmin, qmax) + offset
-    inside = clamped == rounded
-    _store(dx_pointer, index, tl.where(inside, grad, 0.0), mask, PRECISION)
-    factor = tl.where(inside, _round_precision(rounded - ratio, RATIO_PRECISION), clamped)
+    codes = rounded - offset
+    clamped = _clamp(codes, qmin, qmax) + offset
+    outside = (codes < qmin) | (codes > qmax)
+    _store(dx_pointer, index, tl.where(outside, 0.0, grad), mask, PRECISION)
+    factor = tl.where(outside, clamped, _round_precision(rounded - ratio, RATIO_PRECISION))
     target = row * parts + part
     tl.store(dscale_pointer + target, tl.sum(grad * factor, axis=1), mask=row_mask)
     if HAS_OFFSET:
-        outside = tl.where(inside, 0.0, grad) * scale
-        tl.store(doffset_pointer + target, tl.sum(outside, axis=1), mask=row_mask)
+        tl.store(doffset_pointer + target, tl.sum(tl.where(outside, grad, 0.0) * scale, axis=1), mask=row_mask)
