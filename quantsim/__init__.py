@@ -8,8 +8,8 @@
     >>> sim(torch.ones(1, 4)).shape
     torch.Size([1, 2])
 
-Everything is imported when first used: ``quantsim.quantization`` (quantizers), ``quantsim.nn`` (quantized modules), ``quantsim.sim``
-(whole models).
+Everything is imported when first used: ``quantsim.quantization`` (quantizers), ``quantsim.nn`` (quantized modules),
+``quantsim.sim`` (whole models).
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ def validate(
 ) -> int:
     """Check files: every problem is listed with its JSON path. Exit code 1 if a file is not valid."""
     import quantsim_encodings
-
     from quantsim.cli.outcome import ExitCode
 
     outcome = ExitCode.OK
@@ -40,7 +39,11 @@ def validate(
             typer.echo(f"{file}: valid, version {document.version.value}, {len(document)} encodings")
             continue
         outcome = ExitCode.NO
-        typer.secho(f"{file}: not valid, {len(problems)} problem{'' if len(problems) == 1 else 's'}", fg=typer.colors.RED, err=True)
+        typer.secho(
+            f"{file}: not valid, {len(problems)} problem{'' if len(problems) == 1 else 's'}",
+            fg=typer.colors.RED,
+            err=True,
+        )
         for problem in problems[:_MAX_SHOWN]:
             typer.echo(f"  {problem}", err=True)
         if len(problems) > _MAX_SHOWN:
@@ -53,25 +56,28 @@ def convert(
     source: Annotated[Path, typer.Argument(help="File to read; its version is detected.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="File to write.", show_default=False)],
     version: Annotated[
-        str, typer.Option("--version", "-v", help="Version to write: quantsim-1, aimet-torch, 0.6.1, 1.0.0, 2.0.0, 2.1.0.")
+        str,
+        typer.Option("--version", "-v", help="Version to write: quantsim-1, aimet-torch, 0.6.1, 1.0.0, 2.0.0, 2.1.0."),
     ],
     allow: Annotated[
-        list[str] | None, typer.Option(help="Accept a loss that keeps the numbers, such as code_sign, symmetry, grouping, float16.")
+        list[str] | None,
+        typer.Option(help="Accept a loss that keeps the numbers, such as code_sign, symmetry, grouping, float16."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it exists.")] = False,
 ) -> None:
     """Write a file in another version. What that version cannot hold is listed, and nothing is written."""
     import quantsim_encodings
-    from quantsim_encodings import Loss
-
     from quantsim.cli.outcome import CommandError
+    from quantsim_encodings import Loss
 
     _require_file(source)
     if target.exists() and not overwrite:
         raise CommandError(f"{target} exists; pass --overwrite to replace it")
     unknown = [name for name in allow or () if name not in {loss.value for loss in Loss}]
     if unknown:
-        raise CommandError(f"--allow: got {', '.join(unknown)}, expected one of {', '.join(loss.value for loss in Loss)}")
+        raise CommandError(
+            f"--allow: got {', '.join(unknown)}, expected one of {', '.join(loss.value for loss in Loss)}"
+        )
     accepted = quantsim_encodings.DEFAULT_ALLOWED | {Loss(name) for name in allow or ()}
     document = quantsim_encodings.read(source)
     named = _with_graph_names(document, version)
@@ -91,7 +97,6 @@ def diff(
 ) -> int:
     """Show where two files differ. Exit code 1 if they do."""
     import quantsim_encodings
-
     from quantsim.cli.outcome import ExitCode
 
     for file in (first, second):
@@ -111,7 +116,9 @@ def _require_file(file: Path) -> None:
     from quantsim.cli.outcome import CommandError
 
     if not file.is_file():
-        raise CommandError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}; expected an encodings file (JSON)")
+        raise CommandError(
+            f"{file}: {'is a folder' if file.is_dir() else 'no such file'}; expected an encodings file (JSON)"
+        )
 
 
 def _with_graph_names(document: EncodingsDocument, version: str) -> EncodingsDocument:

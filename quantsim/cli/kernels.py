@@ -23,7 +23,6 @@ def list_kernels(
 ) -> None:
     """List all kernels in the registry, in the order in which they are tried."""
     import quantsim_kernels
-
     from quantsim.cli.outcome import CommandError
 
     kernels = list(quantsim_kernels.registry.kernels())
@@ -57,7 +56,11 @@ def list_kernels(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title="Kernels; of those for one op, the first that has no objection runs", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title="Kernels; of those for one op, the first that has no objection runs",
+        title_justify="left",
+    )
     table.add_column("op (scheme) / backend", no_wrap=True)
     table.add_column("priority", justify="right")
     table.add_column("description", overflow="fold")

@@ -54,7 +54,8 @@ def load_model(source: str) -> LoadedModel:
 
     if not isinstance(value, nn.Module):
         raise CommandError(
-            f"MODEL {source}: the function returned {type(value).__name__}, expected a torch.nn.Module or (module, example_inputs)"
+            f"MODEL {source}: the function returned {type(value).__name__}, "
+            "expected a torch.nn.Module or (module, example_inputs)"
         )
     return LoadedModel(value.eval(), type(value).__name__, example_inputs=example_inputs)
 
@@ -62,7 +63,8 @@ def load_model(source: str) -> LoadedModel:
 def _load_hugging_face(folder: Path) -> LoadedModel:
     if not (folder / "config.json").is_file():
         raise CommandError(
-            f"MODEL {folder}: the folder holds no config.json; expected a Hugging Face model folder, or code as {_FACTORY_FORM}"
+            f"MODEL {folder}: the folder holds no config.json; "
+            f"expected a Hugging Face model folder, or code as {_FACTORY_FORM}"
         )
     try:
         from transformers import AutoModel, AutoTokenizer
@@ -99,7 +101,9 @@ def read_batches(source: str, loaded: LoadedModel, *, batch_size: int, max_token
         return list(_tokenized(path, loaded, batch_size, max_tokens, limit))
     batches = _call_factory(source, "--data")
     if isinstance(batches, (Mapping, str)) or not hasattr(batches, "__iter__"):
-        raise CommandError(f"--data {source}: the function returned {type(batches).__name__}, expected an iterable of batches")
+        raise CommandError(
+            f"--data {source}: the function returned {type(batches).__name__}, expected an iterable of batches"
+        )
     result = []
     for batch in batches:
         result.append(batch)
@@ -110,9 +114,13 @@ def read_batches(source: str, loaded: LoadedModel, *, batch_size: int, max_token
     return result
 
 
-def _tokenized(path: Path, loaded: LoadedModel, batch_size: int, max_tokens: int, limit: int) -> Iterator[dict[str, Any]]:
+def _tokenized(
+    path: Path, loaded: LoadedModel, batch_size: int, max_tokens: int, limit: int
+) -> Iterator[dict[str, Any]]:
     if loaded.tokenizer is None:
-        raise CommandError(f"--data {path}: model {loaded.name} has no tokenizer for texts; give batches as {_FACTORY_FORM}")
+        raise CommandError(
+            f"--data {path}: model {loaded.name} has no tokenizer for texts; give batches as {_FACTORY_FORM}"
+        )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -138,15 +146,21 @@ def _call_factory(source: str, what: str) -> Any:
     except CommandError:
         raise
     except Exception as error:
-        raise CommandError(f"{what} {source}: importing it failed: {type(error).__name__}: {_first_line(error)}") from error
+        raise CommandError(
+            f"{what} {source}: importing it failed: {type(error).__name__}: {_first_line(error)}"
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise CommandError(f"{what} {source}: there is no function {name!r}; the module has {', '.join(sorted(known)[:10]) or 'none'}")
+        raise CommandError(
+            f"{what} {source}: there is no function {name!r}; the module has {', '.join(sorted(known)[:10]) or 'none'}"
+        )
     try:
         return function()
     except Exception as error:
-        raise CommandError(f"{what} {source}: the function failed: {type(error).__name__}: {_first_line(error)}") from error
+        raise CommandError(
+            f"{what} {source}: the function failed: {type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 def _import_module(name: str) -> Any:

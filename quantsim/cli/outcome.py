@@ -1,4 +1,4 @@
-"""Exit codes, and which errors are the user's: those are told in words, all others are bugs and keep their traceback."""
+"""Exit codes, and which errors are the user's: those are told in words; all others are bugs, with their traceback."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ class CommandError(Exception):
 
 def describe(error: Exception) -> str | None:
     """What to tell the user about an error; None if it is a bug of quantsim."""
-    from quantsim_encodings.errors import EncodingsError
-
     from quantsim.errors import QuantsimError
+    from quantsim_encodings.errors import EncodingsError
 
     if isinstance(error, (QuantsimError, EncodingsError, CommandError)):
         return str(error)

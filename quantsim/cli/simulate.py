@@ -1,4 +1,4 @@
-"""``quantsim simulate``: a model under one or more presets, calibrated, compared with floating point, encodings written."""
+"""``quantsim simulate``: a model under one or more presets, calibrated and compared with floating point."""
 
 from __future__ import annotations
 
@@ -36,18 +36,26 @@ def simulate(
     model: Annotated[
         str,
         typer.Argument(
-            help="A Hugging Face model folder, or code that makes a model: 'package.module:function' or 'file.py:function'. "
+            help="A Hugging Face model folder, or code that makes a model: 'package.module:function' "
+            "or 'file.py:function'. "
             "The function returns a module, or (module, example_inputs).",
             show_default=False,
         ),
     ],
-    config: Annotated[list[str] | None, typer.Option("--config", "-c", help="Preset, or JSON or YAML file; may be repeated. [w8a8]")] = None,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", "-c", help="Preset, or JSON or YAML file; may be repeated. [w8a8]")
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", "-d", help="Calibration data: a text file with one text a line, or code that returns batches."),
+        typer.Option(
+            "--data", "-d", help="Calibration data: a text file with one text a line, or code that returns batches."
+        ),
     ] = None,
     evaluate: Annotated[
-        str | None, typer.Option("--evaluate", "-e", help="Data to compare with floating point on; the calibration data if not given.")
+        str | None,
+        typer.Option(
+            "--evaluate", "-e", help="Data to compare with floating point on; the calibration data if not given."
+        ),
     ] = None,
     encodings: Annotated[
         Path | None, typer.Option("--encodings", "-o", help="Folder to write encodings to, one file for each config.")
@@ -55,7 +63,9 @@ def simulate(
     encodings_version: Annotated[
         str, typer.Option(help="Version to write: quantsim-1, aimet-torch, 0.6.1, 1.0.0, 2.0.0, 2.1.0.")
     ] = "quantsim-1",
-    summary: Annotated[bool, typer.Option("--summary", "-s", help="Print every quantizer, and what is not quantized.")] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", "-s", help="Print every quantizer, and what is not quantized.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts in a batch.")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longer texts are cut.")] = 128,
     limit: Annotated[int, typer.Option(min=1, help="At most so many texts, or batches of code.")] = 256,
@@ -82,7 +92,9 @@ def simulate(
     outcomes = []
     for chosen in configs:
         outcomes.append(
-            _simulate_one(loaded, chosen, example, calibration, compared, reference, console, encodings, encodings_version)
+            _simulate_one(
+                loaded, chosen, example, calibration, compared, reference, console, encodings, encodings_version
+            )
         )
         if summary:
             console.print(outcomes[-1].summary.table())
@@ -109,8 +121,9 @@ def _simulate_one(
         waiting = sim.uncalibrated()
         if waiting:
             raise CommandError(
-                f"config {config.name!r} has {len(waiting)} quantizers with fixed ranges, which need data; pass --data, "
-                "or choose a config with run-time scales (w8a8_dynamic, w4a8_dynamic, fp8_e4m3) or weights only (w4a16_g32)"
+                f"config {config.name!r} has {len(waiting)} quantizers with fixed ranges, which need data; "
+                "pass --data, or choose a config with run-time scales (w8a8_dynamic, w4a8_dynamic, fp8_e4m3) "
+                "or weights only (w4a16_g32)"
             )
         sim.compute_param_encodings()
     else:
@@ -136,11 +149,14 @@ def _example_inputs(loaded: LoadedModel, batches: Sequence[Any] | None) -> Any:
     if loaded.tokenizer is not None:
         return dict(loaded.tokenizer([_EXAMPLE_TEXT], return_tensors="pt"))
     raise CommandError(
-        f"model {loaded.name} needs an input to be run on: pass --data, or return (model, example_inputs) from the function"
+        f"model {loaded.name} needs an input to be run on: pass --data, "
+        "or return (model, example_inputs) from the function"
     )
 
 
-def _outputs(model: Callable[..., Any] | QuantizationSimModel, batches: Sequence[Any], console: Console, what: str) -> list[Any]:
+def _outputs(
+    model: Callable[..., Any] | QuantizationSimModel, batches: Sequence[Any], console: Console, what: str
+) -> list[Any]:
     """The floating-point tensors of each batch's output, in order."""
     import torch
     from torch.utils import _pytree as pytree
@@ -158,7 +174,9 @@ def _outputs(model: Callable[..., Any] | QuantizationSimModel, batches: Sequence
                 raise
             except Exception as error:
                 reason = str(error).strip().splitlines()[:1]
-                raise CommandError(f"the model fails on batch {number}: {type(error).__name__}: {''.join(reason)}") from error
+                raise CommandError(
+                    f"the model fails on batch {number}: {type(error).__name__}: {''.join(reason)}"
+                ) from error
             values = output.values() if hasattr(output, "values") and not isinstance(output, torch.Tensor) else output
             leaves = pytree.tree_leaves(list(values) if not isinstance(values, torch.Tensor) else values)
             results.append([leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()])
@@ -168,7 +186,7 @@ def _outputs(model: Callable[..., Any] | QuantizationSimModel, batches: Sequence
 def _closeness(
     reference: Sequence[Sequence[Any]], results: Sequence[Sequence[Any]], batches: Sequence[Any]
 ) -> tuple[float, float]:
-    """SQNR in dB and mean cosine of the rows of the first output tensor; rows of padding, which nobody uses, left out."""
+    """SQNR in dB and mean cosine of the rows of the first output tensor, without those of padding."""
     import math
 
     import torch
@@ -177,7 +195,10 @@ def _closeness(
     for expected, got, batch in zip(reference, results, batches, strict=True):
         if not expected:
             continue
-        x, y = (outputs[0].double().reshape(-1, outputs[0].shape[-1] if outputs[0].dim() else 1) for outputs in (expected, got))
+        x, y = (
+            outputs[0].double().reshape(-1, outputs[0].shape[-1] if outputs[0].dim() else 1)
+            for outputs in (expected, got)
+        )
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
         if isinstance(mask, torch.Tensor) and mask.shape == expected[0].shape[:-1]:
             x, y = x[mask.flatten().bool()], y[mask.flatten().bool()]

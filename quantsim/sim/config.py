@@ -1,8 +1,9 @@
 """What a simulation quantizes: a frozen pydantic model, from Python, YAML or JSON.
 
-A :class:`SimulationConfig` says how weights and activations are represented (:class:`IntegerSetting`, :class:`FloatSetting`), where
-activation quantizers sit (:class:`ActivationPlacement`), and which modules are treated otherwise (:class:`PlacementRule`, ``exclude``).
-Every rule and every exclusion must match a module of the model, else the simulation refuses to be built.
+A :class:`SimulationConfig` says how weights and activations are represented (:class:`IntegerSetting`,
+:class:`FloatSetting`), where activation quantizers sit (:class:`ActivationPlacement`), and which modules are treated
+otherwise (:class:`PlacementRule`, ``exclude``). Every rule and every exclusion must match a module of the model, else
+the simulation refuses to be built.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from quantsim_encodings.formats import NAMED_FLOAT_FORMATS
 
 from quantsim.errors import ConfigurationError
 from quantsim.sim.patterns import ModulePattern
+from quantsim_encodings.formats import NAMED_FLOAT_FORMATS
 
 __all__ = [
     "ActivationPlacement",
@@ -40,11 +41,11 @@ class ActivationPlacement(StrEnum):
     """Where activation quantizers sit."""
 
     OPERANDS = "operands"
-    """At the inputs of multiplying modules (linear, convolution, recurrent, matmul): what an integer matrix engine reads. Sums,
-    norms and activation functions between them stay in floating point."""
+    """At the inputs of multiplying modules (linear, convolution, recurrent, matmul): what an integer matrix engine
+    reads. Sums, norms and activation functions between them stay in floating point."""
     OUTPUTS = "outputs"
-    """At the output of every computing module, and at those inputs that no quantized output feeds: every tensor that travels between
-    modules is on a grid, as on a fixed-point accelerator."""
+    """At the output of every computing module, and at those inputs that no quantized output feeds: every tensor that
+    travels between modules is on a grid, as on a fixed-point accelerator."""
 
 
 class GranularityKind(StrEnum):
@@ -95,7 +96,9 @@ class AnalyzerSetting(_Setting):
         if self.percentile is not None and self.kind is not AnalyzerKind.PERCENTILE:
             raise ValueError(f"percentile={self.percentile} is only for kind 'percentile', not {self.kind.value!r}")
         if self.candidates is not None and self.kind not in (AnalyzerKind.MSE, AnalyzerKind.SQNR):
-            raise ValueError(f"candidates={self.candidates} is only for kinds 'mse' and 'sqnr', not {self.kind.value!r}")
+            raise ValueError(
+                f"candidates={self.candidates} is only for kinds 'mse' and 'sqnr', not {self.kind.value!r}"
+            )
         if self.num_bins is not None and self.kind in (AnalyzerKind.MIN_MAX, AnalyzerKind.EXACT_MSE):
             raise ValueError(f"num_bins is for analyzers that keep a histogram; {self.kind.value!r} keeps none")
         return self
@@ -241,7 +244,9 @@ class SimulationConfig(_Setting):
     """All that a simulation needs to know to place quantizers.
 
     Example:
-        >>> config = SimulationConfig(name="w4", weights=IntegerSetting(bits=4, granularity="channel"), exclude=("pooler",))
+        >>> config = SimulationConfig(
+        ...     name="w4", weights=IntegerSetting(bits=4, granularity="channel"), exclude=("pooler",)
+        ... )
         >>> config.weights.label, config.activations, config.exclude[0].name
         ('int4 symmetric, channel', None, 'pooler')
     """
@@ -289,7 +294,7 @@ class SimulationConfig(_Setting):
             return cls.model_validate(values)
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or '(whole)'}: {item['msg'].removeprefix('Value error, ')}"
+                f"{'.'.join(map(str, item['loc'])) or '(whole)'}: {item['msg'].removeprefix('Value error, ')}"
                 for item in error.errors(include_url=False)
             )
             raise ConfigurationError(
@@ -313,16 +318,22 @@ class SimulationConfig(_Setting):
             raise ConfigurationError("no such file", where="config", got=str(path), expected="a readable file", fix=fix)
         if path.stat().st_size > MAX_CONFIG_BYTES:
             size = f"{path.stat().st_size} bytes"
-            raise ConfigurationError("the file is too large", where=str(path), got=size, expected=f"<= {MAX_CONFIG_BYTES}", fix=fix)
+            raise ConfigurationError(
+                "the file is too large", where=str(path), got=size, expected=f"<= {MAX_CONFIG_BYTES}", fix=fix
+            )
         try:
             text = path.read_text(encoding="utf-8")
             values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
-            raise ConfigurationError("the file cannot be read", where=str(path), got=reason, expected="valid JSON or YAML", fix=fix) from None
+            raise ConfigurationError(
+                "the file cannot be read", where=str(path), got=reason, expected="valid JSON or YAML", fix=fix
+            ) from None
         if not isinstance(values, Mapping):
             got = type(values).__name__
-            raise ConfigurationError("the file holds no configuration", where=str(path), got=got, expected="one mapping", fix=fix)
+            raise ConfigurationError(
+                "the file holds no configuration", where=str(path), got=got, expected="one mapping", fix=fix
+            )
         return cls.parse(values, source=str(path))
 
 
@@ -330,8 +341,8 @@ def load_config(config: SimulationConfig | str | Path | Mapping[str, Any] | None
     """Turn whatever names a config into one.
 
     Args:
-        config: A config; a preset's name; the path of a JSON or YAML file; plain data; or None for no quantizer anywhere
-            (a simulation whose quantizers are then created by loading encodings or by hand).
+        config: A config; a preset's name; the path of a JSON or YAML file; plain data; or None for no quantizer
+            anywhere (a simulation whose quantizers are then created by loading encodings or by hand).
 
     Raises:
         ConfigurationError: Unknown preset (with the nearest names), unreadable file, wrong fields, wrong type.

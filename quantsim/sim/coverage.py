@@ -19,7 +19,8 @@ class Coverage:
         excluded: Modules that the config excludes.
         uncalled: Modules with quantizers that the example run did not reach: calibration may not reach them either.
         operations: Functional arithmetic that no quantizer can reach in this version.
-        multiplications: Matrix multiplications in the example run, functional ones included; None without an example run.
+        multiplications: Matrix multiplications in the example run, functional ones included; None without an example
+            run.
         quantized_multiplications: Those whose module has quantizers.
     """
 
@@ -37,10 +38,8 @@ class Coverage:
         return tuple(operation for operation in self.operations if operation.multiplies)
 
     def __str__(self) -> str:
-        lines = [
-            f"{len(self.quantized)} modules quantized, {len(self.without_quantizers)} without quantizers, "
-            f"{len(self.excluded)} excluded"
-        ]
+        counts = (len(self.quantized), len(self.without_quantizers), len(self.excluded))
+        lines = ["{} modules quantized, {} without quantizers, {} excluded".format(*counts)]
         if self.multiplications is not None:
             lines.append(f"{self.quantized_multiplications} of {self.multiplications} matrix multiplications quantized")
         if self.uncalled:

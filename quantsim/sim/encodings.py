@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as version_of_package
 from typing import TYPE_CHECKING
 
 import torch
-from quantsim_encodings.document import EncodingEntry, EncodingsDocument, EncodingsVersion, Producer, TensorReference, TensorRole
-from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
-from quantsim_encodings.errors import EncodingsError, Problem
-from quantsim_encodings.granularity import Flattened, Granularity, PerBlock, PerBlocks, PerChannel, PerTensor
-from quantsim_encodings.layout import place, transpose
 from torch import Tensor, nn
 
 from quantsim.errors import QuantsimError, ShapeError
@@ -26,6 +21,18 @@ from quantsim.sim.module_kinds import channel_axis
 from quantsim.sim.quantizer_factory import quantizer_from_encoding
 from quantsim.sim.slots import slot_name
 from quantsim.sim.summary import iterate_quantizers
+from quantsim_encodings.document import (
+    EncodingEntry,
+    EncodingsDocument,
+    EncodingsVersion,
+    Producer,
+    TensorReference,
+    TensorRole,
+)
+from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
+from quantsim_encodings.errors import EncodingsError, Problem
+from quantsim_encodings.granularity import Flattened, Granularity, PerBlock, PerBlocks, PerChannel, PerTensor
+from quantsim_encodings.layout import place, transpose
 
 if TYPE_CHECKING:
     from quantsim.sim.tensor_names import ResolvedTensor, TensorResolver
@@ -96,7 +103,9 @@ def model_fingerprint(model: nn.Module) -> str:
         True
     """
     digest = hashlib.sha256()
-    quantizers = {id(values) for module in model.modules() if isinstance(module, QuantizerBase) for values in module.parameters()}
+    quantizers = {
+        id(values) for module in model.modules() if isinstance(module, QuantizerBase) for values in module.parameters()
+    }
     for name, values in sorted(model.named_parameters()):
         if id(values) not in quantizers:
             digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
@@ -198,14 +207,19 @@ def plan_load(
             continue
         for resolved in found:
             try:
-                quantizer = _quantizer_for(entry, resolved, modules[resolved.tensor.module], existing.get(resolved.tensor))
+                quantizer = _quantizer_for(
+                    entry, resolved, modules[resolved.tensor.module], existing.get(resolved.tensor)
+                )
             except (QuantsimError, EncodingsError, ValueError, TypeError) as error:
                 problems.append(Problem(entry.label, f"does not fit {slot_name(resolved.tensor)}: {error}"))
                 continue
             other = new.get(resolved.tensor)
             if other is not None and other[0].get_encodings() != quantizer.get_encodings():
                 problems.append(
-                    Problem(entry.label, f"means {slot_name(resolved.tensor)}, as does {other[1]}, with another encoding; use name_map")
+                    Problem(
+                        entry.label,
+                        f"means {slot_name(resolved.tensor)}, as does {other[1]}, with another encoding; use name_map",
+                    )
                 )
                 continue
             new[resolved.tensor] = (quantizer, entry.label)
@@ -213,7 +227,10 @@ def plan_load(
         slot_name(tensor) for tensor, quantizer in existing.items() if quantizer.needs_calibration and tensor not in new
     ]
     if missing and not partial:
-        problems += [Problem(place, "has a quantizer but no entry in the file; partial=True leaves such quantizers alone") for place in missing]
+        problems += [
+            Problem(place, "has a quantizer but no entry in the file; partial=True leaves such quantizers alone")
+            for place in missing
+        ]
     if problems:
         raise EncodingsError("the encodings do not fit the simulation, which is unchanged", problems)
     report = LoadReport(
@@ -294,15 +311,21 @@ def _oriented(encoding: Encoding, values: Tensor, module: BaseQuantizationMixin,
         position = encoding.granularity.axis % len(shape)
         scales = tuple(size if index == position else 1 for index, size in enumerate(shape))
         encoding = place(encoding, encoding.granularity, scales)
-    if is_transposed and isinstance(encoding, (AffineEncoding, FloatEncoding)):
-        encoding = transpose(encoding, (1, 0))
-    return encoding
+    if not is_transposed:
+        return encoding
+    match encoding:
+        case AffineEncoding():
+            return transpose(encoding, (1, 0))
+        case FloatEncoding():
+            return transpose(encoding, (1, 0))
+        case _:
+            return encoding
 
 
 def _layout(
     count: int, block_size: int | None, shape: tuple[int, ...], axis: int
 ) -> tuple[Granularity, tuple[int, ...], tuple[int, ...] | None]:
-    """How a number of scales lies over a parameter with channels along ``axis``: one a channel, or blocks of the other axis."""
+    """How a number of scales lies over a parameter with channels along ``axis``: one a channel, or by blocks."""
     channels = shape[axis]
     per_channel = tuple(channels if index == axis else 1 for index in range(len(shape)))
     if count == channels and (block_size is None or len(shape) < 2):

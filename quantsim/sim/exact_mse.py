@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final
 
 import torch
-from quantsim_encodings.formats import FloatFormat, IntFormat
-from quantsim_kernels import affine_quantize_dequantize, float_quantize_dequantize
-from quantsim_kernels.reference.affine import calibration_range, scale_and_offset
 from torch import Tensor
+from typing_extensions import override
 
 from quantsim.quantization.analyzers import EncodingAnalyzer, NonFinitePolicy
 from quantsim.quantization.analyzers.grouping import flatten_groups
 from quantsim.quantization.analyzers.min_max import observed_extremes
+from quantsim_encodings.formats import FloatFormat, IntFormat
+from quantsim_kernels import affine_quantize_dequantize, float_quantize_dequantize
+from quantsim_kernels.reference.affine import calibration_range, scale_and_offset
 
 __all__ = ["ExactMseEncodingAnalyzer"]
 
@@ -25,12 +26,14 @@ _REFINEMENTS: Final = (-0.06, -0.03, 0.0, 0.03, 0.06)
 class ExactMseEncodingAnalyzer(EncodingAnalyzer):
     """Tries ranges on the observed values and takes, for each channel or block, the one of least squared error.
 
-    A histogram stands for values by bin centres, which suits millions of activations. A block of a weight holds 32 numbers: here they
-    are kept, quantized by the kernel that will quantize them, and compared, which is both exact and cheaper.
+    A histogram stands for values by bin centres, which suits millions of activations. A block of a weight holds 32
+    numbers: here they are kept, quantized by the kernel that will quantize them, and compared, which is both exact and
+    cheaper.
 
-    Integer grids: the observed range shrunk to between 100 % and 50 % (8 bits: 80 %); asymmetric ones then have both ends moved by
-    a few percent. Floating-point grids: the largest value is put at different places of the two highest binades, because the
-    relative error of a format depends on where in a binade values lie; none is clipped by more than a fifth.
+    Integer grids: the observed range shrunk to between 100 % and 50 % (8 bits: 80 %); asymmetric ones then have both
+    ends moved by a few percent. Floating-point grids: the largest value is put at different places of the two highest
+    binades, because the relative error of a format depends on where in a binade values lie; none is clipped by more
+    than a fifth.
 
     Args:
         shape: Shape of the range.
@@ -50,7 +53,7 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
     def __init__(
         self,
         shape: int | Sequence[int],
-        format: IntFormat | FloatFormat,  # noqa: A002 (the word of design and encodings)
+        format: IntFormat | FloatFormat,
         *,
         block_size: Sequence[int] | None = None,
         nonfinite: NonFinitePolicy | str = NonFinitePolicy.RAISE,
@@ -59,27 +62,35 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         self.format = format
         self.reset_stats()
 
+    @override
     def reset_stats(self) -> None:
         self._values: list[Tensor] = []
 
     @property
+    @override
     def has_stats(self) -> bool:
         return bool(self._values)
 
+    @override
     def update_stats(self, x: Tensor) -> None:
         groups = flatten_groups(x.detach(), self.shape, self.block_size)
         observed_extremes(groups.flatten(), (0,), self.nonfinite, type(self).__name__)
         values = torch.where(torch.isfinite(groups), groups, 0.0).to(torch.float32)
         self._values.append(values)
 
-    def merge(self, other: Self) -> None:
+    @override
+    def merge(self, other: EncodingAnalyzer) -> None:
         self._check_mergeable(other)
+        assert isinstance(other, ExactMseEncodingAnalyzer)
         self._values += [values.clone() for values in other._values]
 
+    @override
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
         values = torch.cat(self._values, dim=1)
         ranges = [
-            self._search_float(part) if isinstance(self.format, FloatFormat) else self._search_int(part, num_steps, is_symmetric)
+            self._search_float(part)
+            if isinstance(self.format, FloatFormat)
+            else self._search_int(part, num_steps, is_symmetric)
             for part in values.split(max(1, _CHUNK_ELEMENTS // values.shape[1]))
         ]
         return torch.cat([low for low, _ in ranges]), torch.cat([high for _, high in ranges])

@@ -27,8 +27,8 @@ class ModelInputs:
         """Read any accepted form.
 
         Args:
-            inputs: ``(args, kwargs)`` with a tuple (or list) and a mapping; a tuple or list of positional arguments; a mapping of
-                keyword arguments; or a lone tensor.
+            inputs: ``(args, kwargs)`` with a tuple (or list) and a mapping; a tuple or list of positional arguments; a
+                mapping of keyword arguments; or a lone tensor.
             what: What errors call the value.
 
         Raises:
@@ -36,7 +36,11 @@ class ModelInputs:
 
         Example:
             >>> x = torch.zeros(2)
-            >>> len(ModelInputs.of(x).args), len(ModelInputs.of((x, x)).args), sorted(ModelInputs.of({"a": x}).kwargs)
+            >>> (
+            ...     len(ModelInputs.of(x).args),
+            ...     len(ModelInputs.of((x, x)).args),
+            ...     sorted(ModelInputs.of({"a": x}).kwargs),
+            ... )
             (1, 2, ['a'])
             >>> sorted(ModelInputs.of(((x,), {"mask": x})).kwargs)
             ['mask']
@@ -74,7 +78,9 @@ class ModelInputs:
 
     def to(self, device: torch.device) -> ModelInputs:
         """The same inputs with every tensor on ``device``."""
-        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), (self.args, dict(self.kwargs or {})))
+        args, kwargs = pytree.tree_map_only(
+            Tensor, lambda tensor: tensor.to(device), (self.args, dict(self.kwargs or {}))
+        )
         return ModelInputs(args, kwargs)
 
     def call(self, model: Any) -> Any:

@@ -1,8 +1,9 @@
-"""One run of a model on example inputs, which tells where tensors come from and what computes outside quantizable modules.
+"""One run of a model on example inputs: where tensors come from, and what computes outside quantizable modules.
 
-Tensors are followed by identity. Two tensors are the same value if one is a view of the other and neither was written since; so the
-input of a module is known to be the output of another one without tracing the model's Python code, whatever that code is.
-Functional operations are seen through a :class:`torch.overrides.TorchFunctionMode`; they are recorded, not quantized.
+Tensors are followed by identity. Two tensors are the same value if one is a view of the other and neither was written
+since; so the input of a module is known to be the output of another one without tracing the model's Python code,
+whatever that code is. Functional operations are seen through a :class:`torch.overrides.TorchFunctionMode`; they are
+recorded, not quantized.
 """
 
 from __future__ import annotations
@@ -153,7 +154,11 @@ class _Recorder(TorchFunctionMode):
         self.model_inputs = tuple(reference for reference, _ in named)
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if self.leaf_depth or not isinstance(result, (Tensor, tuple, list)):
@@ -250,7 +255,9 @@ def run_example(
         by_path = {leaf.path: leaf for leaf in leaves if leaf.kind is not ModuleKind.COMPOSITE}
         for path, module in paths.items():
             leaf = by_path.get(path)
-            handles.append(module.register_forward_pre_hook(_entering(recorder, path, leaf), with_kwargs=True, prepend=True))
+            handles.append(
+                module.register_forward_pre_hook(_entering(recorder, path, leaf), with_kwargs=True, prepend=True)
+            )
             handles.append(module.register_forward_hook(_leaving(recorder, path, leaf), with_kwargs=True))
         recorder.mark_model_inputs(inputs)
         with torch.no_grad(), recorder:

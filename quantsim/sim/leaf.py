@@ -31,10 +31,12 @@ class Leaf:
 
     @cached_property
     def spec(self) -> ModuleSpec | None:
-        """Its row in the table of quantized modules, or that of the class it derives from; None for classes of their own."""
+        """Its row in the table of quantized modules, or that of a class it derives from; None if there is none."""
         float_class = getattr(type(self.module), "_wrapped_class", None) or type(self.module)
         for base in float_class.__mro__:
-            quantized_class = base if issubclass(base, BaseQuantizationMixin) else QuantizationMixin.cls_to_qcls.get(base)
+            quantized_class = (
+                base if issubclass(base, BaseQuantizationMixin) else QuantizationMixin.cls_to_qcls.get(base)
+            )
             spec = getattr(quantized_class, "_spec", None)
             if isinstance(spec, ModuleSpec):
                 return spec
@@ -102,8 +104,8 @@ def quantizable_modules(model: nn.Module, excluded: frozenset[str] = frozenset()
     """The outermost modules for which there is a quantized class, by path; what is inside of one is its own business.
 
     A module qualifies if its exact class has a quantized class, if it derives from a class that has one (a subclass of
-    ``nn.Linear``, say), or if it is quantized already. Classes that are ignored here and now (``QuantizationMixin.ignore``) are
-    left out.
+    ``nn.Linear``, say), or if it is quantized already. Classes that are ignored here and now
+    (``QuantizationMixin.ignore``) are left out.
 
     Args:
         model: The model; may qualify itself.

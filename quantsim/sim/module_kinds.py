@@ -29,15 +29,15 @@ class ModuleKind(StrEnum):
 
 
 _MULTIPLYING: Final = frozenset(
-    """linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d rnn gru lstm rnn_cell gru_cell
-    lstm_cell matmul mm bmm addmm baddbmm addbmm einsum mv dot inner outer linear_function dynamic_linear dynamic_conv1d
-    dynamic_conv2d dynamic_conv3d""".split()
+    """linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d rnn gru lstm rnn_cell
+    gru_cell lstm_cell matmul mm bmm addmm baddbmm addbmm einsum mv dot inner outer linear_function
+    dynamic_linear dynamic_conv1d dynamic_conv2d dynamic_conv3d""".split()
 )
 _GRID_KEEPING: Final = frozenset(
-    """identity flatten unflatten channel_shuffle pixel_shuffle pixel_unshuffle dropout dropout1d dropout2d dropout3d alpha_dropout
-    feature_alpha_dropout max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-    fractional_max_pool2d fractional_max_pool3d reshape permute transpose expand tile split chunk gather index_select squeeze
-    unsqueeze unbind""".split()
+    """identity flatten unflatten channel_shuffle pixel_shuffle pixel_unshuffle dropout dropout1d dropout2d dropout3d
+    alpha_dropout feature_alpha_dropout max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d reshape permute transpose expand tile split
+    chunk gather index_select squeeze unsqueeze unbind""".split()
 )
 _EMBEDDING: Final = frozenset({"embedding", "embedding_bag"})
 _TRANSPOSED: Final = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
@@ -47,7 +47,8 @@ def kind_of(op: str | None, module: nn.Module, parameters: Mapping[str, Tensor])
     """The kind of a module.
 
     Args:
-        op: Its op in the table of quantized modules; None for a class that is not in it (then it multiplies if it has a matrix).
+        op: Its op in the table of quantized modules; None for a class that is not in it (then it multiplies if it has a
+            matrix).
         module: The module, float or quantized.
         parameters: Its own parameters.
     """
@@ -67,7 +68,7 @@ def kind_of(op: str | None, module: nn.Module, parameters: Mapping[str, Tensor])
 
 
 def is_weight(name: str, values: Tensor) -> bool:
-    """Whether a parameter is an operand of a multiplication: a matrix or more, of floating-point numbers, and no bias."""
+    """Whether a parameter is an operand of a multiplication: a matrix or more of floating-point numbers."""
     return values.dim() >= 2 and values.is_floating_point() and "bias" not in name
 
 

@@ -10,7 +10,9 @@ __all__ = ["COPYING_OPERATIONS", "GEMM_OPERATIONS", "IGNORED_OPERATIONS", "OPERA
 
 GEMM_OPERATIONS: Final[Mapping[str, int]] = MappingProxyType(
     {
-        **dict.fromkeys(("linear", "bilinear", "matmul", "mm", "bmm", "mv", "dot", "einsum", "tensordot", "chain_matmul"), 1),
+        **dict.fromkeys(
+            ("linear", "bilinear", "matmul", "mm", "bmm", "mv", "dot", "einsum", "tensordot", "chain_matmul"), 1
+        ),
         **dict.fromkeys(("addmm", "addbmm", "baddbmm", "addmv", "addr", "conv1d", "conv2d", "conv3d"), 1),
         **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "_convolution", "convolution"), 1),
         **dict.fromkeys(("inner", "outer", "multi_dot", "_grouped_mm", "grouped_mm", "cdist"), 1),
@@ -22,22 +24,23 @@ GEMM_OPERATIONS: Final[Mapping[str, int]] = MappingProxyType(
 """Functions that multiply matrices, and how many products one call stands for."""
 
 COPYING_OPERATIONS: Final[frozenset[str]] = frozenset(
-    """reshape contiguous clone flatten unflatten transpose permute swapaxes swapdims movedim moveaxis expand expand_as repeat
-    repeat_interleave tile roll flip fliplr flipud rot90 squeeze unsqueeze view view_as narrow select index_select gather take
-    take_along_dim __getitem__ chunk split tensor_split unbind unfold max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d pixel_shuffle pixel_unshuffle channel_shuffle masked_select detach alias
-    _reshape_alias ravel t mT mH adjoint diagonal""".split()
+    """reshape contiguous clone flatten unflatten transpose permute swapaxes swapdims movedim moveaxis expand expand_as
+    repeat repeat_interleave tile roll flip fliplr flipud rot90 squeeze unsqueeze view view_as narrow select
+    index_select gather take take_along_dim __getitem__ chunk split tensor_split unbind unfold max_pool1d
+    max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d pixel_shuffle
+    pixel_unshuffle channel_shuffle masked_select detach alias _reshape_alias ravel t mT mH adjoint diagonal""".split()
 )
 """Functions whose result holds only values of their first tensor: they keep its grid."""
 
 IGNORED_OPERATIONS: Final[frozenset[str]] = frozenset(
-    """__get__ __set__ size dim numel shape to type float half bfloat16 double cpu cuda type_as new_zeros new_ones new_full new_empty
-    new_tensor zeros_like ones_like full_like empty_like rand_like randn_like zero_ fill_ copy_ requires_grad_ detach_ dropout
-    feature_dropout alpha_dropout dropout1d dropout2d dropout3d is_floating_point is_contiguous __len__ __repr__ __format__ item
-    tolist numpy data_ptr stride storage_offset element_size __setitem__ masked_fill masked_fill_ resolve_conj resolve_neg
-    pin_memory share_memory_ _has_torch_function register_hook finfo backward record_stream embedding""".split()
+    """__get__ __set__ size dim numel shape to type float half bfloat16 double cpu cuda type_as new_zeros new_ones
+    new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like randn_like zero_ fill_
+    copy_ requires_grad_ detach_ dropout feature_dropout alpha_dropout dropout1d dropout2d dropout3d
+    is_floating_point is_contiguous __len__ __repr__ __format__ item tolist numpy data_ptr stride storage_offset
+    element_size __setitem__ masked_fill masked_fill_ resolve_conj resolve_neg pin_memory share_memory_
+    _has_torch_function register_hook finfo backward record_stream embedding""".split()
 )
-"""Functions that do no arithmetic on activations: conversions, creation, masks, look-ups, dropout (identity in evaluation)."""
+"""Functions that do no arithmetic on activations: conversions, creation, masks, look-ups, dropout."""
 
 OPERATION_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {

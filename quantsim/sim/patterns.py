@@ -17,7 +17,10 @@ class ModulePattern(BaseModel):
 
     Example:
         >>> pattern = ModulePattern(name="encoder.layer.*.output")
-        >>> pattern.matches("encoder.layer.3.output", nn.Linear(1, 1)), pattern.matches("pooler", nn.Linear(1, 1))
+        >>> (
+        ...     pattern.matches("encoder.layer.3.output", nn.Linear(1, 1)),
+        ...     pattern.matches("pooler", nn.Linear(1, 1)),
+        ... )
         (True, False)
         >>> ModulePattern(type="Linear").matches("anything", nn.Linear(1, 1))
         True
@@ -57,7 +60,8 @@ class ModulePattern(BaseModel):
         if self.type is None:
             return True
         return any(
-            self.type in (cls.__name__, f"{cls.__module__}.{cls.__qualname__}") for cls in (type(module), *type(module).__mro__)
+            self.type in (cls.__name__, f"{cls.__module__}.{cls.__qualname__}")
+            for cls in (type(module), *type(module).__mro__)
         )
 
     def __str__(self) -> str:

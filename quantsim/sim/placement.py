@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from quantsim_encodings.document import TensorReference, TensorRole
 from torch import nn
 
 from quantsim.errors import ConfigurationError
-from quantsim.sim.config import ActivationPlacement, PlacementRule, QuantizerSetting, SimulationConfig
+from quantsim.sim.config import (
+    ActivationPlacement,
+    FloatSetting,
+    IntegerSetting,
+    PlacementRule,
+    QuantizerSetting,
+    SimulationConfig,
+)
 from quantsim.sim.example_run import ExampleRun, ModuleCall, OutputReference
 from quantsim.sim.leaf import Leaf
 from quantsim.sim.module_kinds import ModuleKind, is_weight, operand_inputs
 from quantsim.sim.patterns import ModulePattern
 from quantsim.sim.slots import nearest_names
+from quantsim_encodings.document import TensorReference, TensorRole
 
 __all__ = ["Placement", "excluded_paths", "matching_paths", "place_quantizers"]
 
@@ -50,7 +57,9 @@ def matching_paths(pattern: ModulePattern, modules: Mapping[str, nn.Module], *, 
             where=what,
             got=str(pattern),
             expected=f"a pattern that matches at least one of {len(modules)} modules",
-            fix=f"did you mean {' or '.join(map(repr, near))}?" if near else "list the paths with model.named_modules()",
+            fix=f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else "list the paths with model.named_modules()",
         )
     below = tuple(f"{path}." for path in found if path)
     return frozenset(path for path in modules if path in found or path.startswith(below) or "" in found)
@@ -77,7 +86,8 @@ def place_quantizers(
         config: What is wanted.
         leaves: Modules that can hold quantizers, exclusions left out.
         modules: All modules of the model by path, for the rules.
-        run: What a run on example inputs showed; without it every input counts as floating-point and as coming from nowhere.
+        run: What a run on example inputs showed; without it every input counts as floating-point and as coming from
+            nowhere.
 
     Returns:
         Setting by place.
@@ -100,11 +110,13 @@ def place_quantizers(
     for index, (rule, paths) in enumerate(overrides):
         matched = [leaf for leaf in leaves if leaf.path in paths]
         if "outputs" in rule.model_fields_set:
-            slots = [OutputReference(leaf.path, position) for leaf in matched for position in _floating_outputs(leaf, run)]
+            slots = [
+                OutputReference(leaf.path, position) for leaf in matched for position in _floating_outputs(leaf, run)
+            ]
             _require_effect(rule.outputs, slots, f"rules[{index}]: outputs", rule)
             outputs.update(dict.fromkeys(slots, rule.outputs))
     for reference, setting in outputs.items():
-        if isinstance(setting, _SETTING_TYPES):
+        if isinstance(setting, (IntegerSetting, FloatSetting)):
             placement[TensorReference(reference.module, TensorRole.OUTPUT, str(reference.index))] = setting
     if config.activations is not None:
         covered = {reference for reference, setting in outputs.items() if setting is not None}
@@ -129,7 +141,6 @@ class _Absorbed:
 
 
 _ABSORBED = _Absorbed()
-_SETTING_TYPES = tuple(QuantizerSetting.__origin__.__args__)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _parameter_settings(config: SimulationConfig, leaf: Leaf) -> Iterable[tuple[str, QuantizerSetting]]:
@@ -161,7 +172,7 @@ def _output_settings(
 
 
 def _is_absorbed(leaf: Leaf, by_path: Mapping[str, Leaf], run: ExampleRun | None) -> bool:
-    """Whether the only reader of the output is the norm or activation function that hardware computes in the same step."""
+    """Whether the only reader of the output is a norm or activation function that hardware fuses with the module."""
     call = _call(leaf, run)
     if call is None or len(call.consumers) != 1:
         return False
@@ -171,7 +182,9 @@ def _is_absorbed(leaf: Leaf, by_path: Mapping[str, Leaf], run: ExampleRun | None
         return False
     if reader.op in _ABSORBED_BY_NORM:
         return leaf.kind is ModuleKind.MULTIPLYING
-    return reader.op in _ABSORBED_BY_ACTIVATION and (leaf.kind is ModuleKind.MULTIPLYING or leaf.op in _ACTIVATION_PRODUCERS)
+    return reader.op in _ABSORBED_BY_ACTIVATION and (
+        leaf.kind is ModuleKind.MULTIPLYING or leaf.op in _ACTIVATION_PRODUCERS
+    )
 
 
 def _inputs_to_quantize(
@@ -209,7 +222,11 @@ def _floating_inputs(leaf: Leaf, run: ExampleRun | None) -> list[int]:
     call = _call(leaf, run)
     if call is None:
         return list(range(leaf.input_count))
-    return [position for position in range(leaf.input_count) if position in call.inputs and call.inputs[position].is_floating]
+    return [
+        position
+        for position in range(leaf.input_count)
+        if position in call.inputs and call.inputs[position].is_floating
+    ]
 
 
 def _floating_outputs(leaf: Leaf, run: ExampleRun | None) -> list[int]:

@@ -1,8 +1,8 @@
 """Named configurations. Each function's text says what the name means and why it is so.
 
-All presets quantize both operands of every multiplying module (linear, convolution, recurrent, attention projection): the weights,
-and the activations that meet them. Sums, norms, activation functions, biases and embedding look-ups stay in floating point.
-``activation_placement`` moves the activation quantizers to the outputs of all modules instead:
+All presets quantize both operands of every multiplying module (linear, convolution, recurrent, attention projection):
+the weights, and the activations that meet them. Sums, norms, activation functions, biases and embedding look-ups stay
+in floating point. ``activation_placement`` moves the activation quantizers to the outputs of all modules instead:
 
     >>> outputs = preset("w8a8").model_copy(update={"activation_placement": "outputs"})
 """
@@ -15,7 +15,14 @@ from types import MappingProxyType
 from typing import Final
 
 from quantsim.errors import ConfigurationError
-from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, FloatSetting, GranularityKind, IntegerSetting, SimulationConfig
+from quantsim.sim.config import (
+    AnalyzerKind,
+    AnalyzerSetting,
+    FloatSetting,
+    GranularityKind,
+    IntegerSetting,
+    SimulationConfig,
+)
 
 __all__ = ["PRESETS", "fp8_e4m3", "preset", "preset_names", "w4a8", "w4a8_dynamic", "w4a16_g32", "w8a8", "w8a8_dynamic"]
 
@@ -27,9 +34,9 @@ def w8a8() -> SimulationConfig:
     """8-bit weights, 8-bit activations with fixed ranges: what integer accelerators run.
 
     * Weights: int8, symmetric, per output channel; range of least squared error.
-    * Activations: 8 bit, asymmetric, one range a tensor: that of least squared error where every token of the calibration data
-      counts alike (:class:`~quantsim.sim.token_mse.TokenMseEncodingAnalyzer`). Transformers put huge values into one token; min-max
-      and plain squared error give these most of the grid, which costs 1.5 dB on MiniLM.
+    * Activations: 8 bit, asymmetric, one range a tensor: that of least squared error where every token of the
+      calibration data counts alike (:class:`~quantsim.sim.token_mse.TokenMseEncodingAnalyzer`). Transformers put huge
+      values into one token; min-max and plain squared error give these most of the grid, which costs 1.5 dB on MiniLM.
     """
     return SimulationConfig(
         name="w8a8",
@@ -40,10 +47,11 @@ def w8a8() -> SimulationConfig:
 
 
 def w8a8_dynamic() -> SimulationConfig:
-    """8-bit weights, 8-bit activations whose scale each token computes for itself at run time; needs no calibration data.
+    """8-bit weights, 8-bit activations whose scale each token computes for itself; needs no calibration data.
 
     * Weights: int8, symmetric, per output channel; range of least squared error.
-    * Activations: 8 bit, asymmetric, one range a token (min-max of its row). Asymmetric, because the rows that enter a layer are far
+    * Activations: 8 bit, asymmetric, one range a token (min-max of its row). Asymmetric, because the rows that enter a
+      layer are far
       from centred: symmetric rows cost about 4 dB on MiniLM.
     """
     return SimulationConfig(
@@ -69,7 +77,7 @@ def w4a8() -> SimulationConfig:
 
 
 def w4a8_dynamic() -> SimulationConfig:
-    """4-bit weights in groups of 32, 8-bit activations whose scale each token computes for itself; needs no calibration data.
+    """4-bit weights in groups of 32, 8-bit activations, a run-time scale for each token; needs no calibration data.
 
     * Weights: as in :func:`w4a8`.
     * Activations: as in :func:`w8a8_dynamic`.
@@ -86,8 +94,8 @@ def w4a16_g32() -> SimulationConfig:
     """4-bit weights in groups of 32, activations left alone: weight-only compression; needs no calibration data.
 
     * Weights: 4 bit, asymmetric, one range for each 32 inputs of an output channel, of least squared error.
-    * Activations: not quantized; they stay in the model's own type (on hardware 16-bit floats, whose rounding is far below that of
-      4-bit weights).
+    * Activations: not quantized; they stay in the model's own type (on hardware 16-bit floats, whose rounding is far
+      below that of 4-bit weights).
     """
     return SimulationConfig(
         name="w4a16_g32",
@@ -99,8 +107,8 @@ def w4a16_g32() -> SimulationConfig:
 def fp8_e4m3() -> SimulationConfig:
     """8-bit floats (e4m3fn: 4 exponent bits, 3 mantissa bits, largest value 448) for weights and activations.
 
-    * Weights: one float32 scale for each 32 inputs of an output channel, of least squared error. (Three mantissa bits round hardly
-      less coarsely than four-bit integers do in small groups; one scale a channel costs 1 dB on MiniLM.)
+    * Weights: one float32 scale for each 32 inputs of an output channel, of least squared error. (Three mantissa bits
+      round hardly less coarsely than four-bit integers do in small groups; one scale a channel costs 1 dB on MiniLM.)
     * Activations: one scale a token, computed at run time; needs no calibration data.
     """
     return SimulationConfig(
@@ -112,7 +120,9 @@ def fp8_e4m3() -> SimulationConfig:
 
 
 def _four_bit_groups() -> IntegerSetting:
-    return IntegerSetting(bits=4, symmetric=False, granularity=GranularityKind.BLOCK, block_size=32, analyzer=_EXACT_MSE)
+    return IntegerSetting(
+        bits=4, symmetric=False, granularity=GranularityKind.BLOCK, block_size=32, analyzer=_EXACT_MSE
+    )
 
 
 PRESETS: Final[Mapping[str, Callable[[], SimulationConfig]]] = MappingProxyType(

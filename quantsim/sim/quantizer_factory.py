@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantsim_encodings.encoding import AffineEncoding, DynamicEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
-from quantsim_encodings.formats import FloatFormat, IntFormat, float_format
 from torch import Tensor
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine, analyzers
 from quantsim.quantization import float as float_quantization
 from quantsim.quantization.base import QuantizerBase
-from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, GranularityKind, IntegerSetting, QuantizerSetting
+from quantsim.sim.config import (
+    AnalyzerKind,
+    AnalyzerSetting,
+    FloatSetting,
+    GranularityKind,
+    IntegerSetting,
+    QuantizerSetting,
+)
 from quantsim.sim.exact_mse import ExactMseEncodingAnalyzer
 from quantsim.sim.token_mse import TokenMseEncodingAnalyzer
+from quantsim_encodings.encoding import AffineEncoding, DynamicEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
+from quantsim_encodings.formats import FloatFormat, IntFormat, float_format
 
 __all__ = ["activation_quantizer", "parameter_quantizer", "quantizer_from_encoding"]
 
@@ -28,7 +35,14 @@ _ANALYZERS = {
 }
 
 
-_IMAGE_DIMS = {"conv1d": 2, "conv2d": 3, "conv3d": 4, "conv_transpose1d": 2, "conv_transpose2d": 3, "conv_transpose3d": 4}
+_IMAGE_DIMS = {
+    "conv1d": 2,
+    "conv2d": 3,
+    "conv3d": 4,
+    "conv_transpose1d": 2,
+    "conv_transpose2d": 3,
+    "conv_transpose3d": 4,
+}
 """Trailing dimensions of one sample of a convolution: channels and space."""
 
 
@@ -63,16 +77,14 @@ def _build(
     group_axis: int = -1,
     token_dims: int = 1,
 ) -> QuantizerBase:
-    grid = (
-        IntFormat.from_bits(setting.bits, signed=setting.symmetric)
-        if isinstance(setting, IntegerSetting)
-        else float_format(setting.format)
-    )
-    analyzer = _analyzer(setting.analyzer, grid, shape, block_size, token_dims)
-    if not isinstance(setting, IntegerSetting):
+    if isinstance(setting, FloatSetting):
+        grid = float_format(setting.format)
+        analyzer = _analyzer(setting.analyzer, grid, shape, block_size, token_dims)
         return float_quantization.FloatQuantizeDequantize(
             format=grid, shape=shape, block_size=block_size, encoding_analyzer=analyzer
         )
+    integers = IntFormat.from_bits(setting.bits, signed=setting.symmetric)
+    analyzer = _analyzer(setting.analyzer, integers, shape, block_size, token_dims)
     if setting.decompressed_bits is not None and block_size is not None:
         grouping = tuple(-1 if axis == group_axis else 1 for axis in range(len(shape)))
         return affine.GroupedBlockQuantizeDequantize(
@@ -84,14 +96,19 @@ def _build(
             block_size=block_size,
             block_grouping=grouping,
         )
-    return affine.QuantizeDequantize(shape, setting.bits, setting.symmetric, encoding_analyzer=analyzer, block_size=block_size)
+    return affine.QuantizeDequantize(
+        shape, setting.bits, setting.symmetric, encoding_analyzer=analyzer, block_size=block_size
+    )
 
 
-def parameter_quantizer(setting: QuantizerSetting, values: Tensor, channel_axis: int | None, *, where: str) -> QuantizerBase:
+def parameter_quantizer(
+    setting: QuantizerSetting, values: Tensor, channel_axis: int | None, *, where: str
+) -> QuantizerBase:
     """A quantizer for a parameter, on the parameter's device.
 
-    Channels are along ``channel_axis``. A block holds ``block_size`` elements of the next axis (the inputs that are summed) and the
-    whole of the axes after it (a convolution's kernel); an input axis no longer than a block is one block. A vector has one range.
+    Channels are along ``channel_axis``. A block holds ``block_size`` elements of the next axis (the inputs that are
+    summed) and the whole of the axes after it (a convolution's kernel); an input axis no longer than a block is one
+    block. A vector has one range.
 
     Args:
         setting: Format, granularity, analyzer.

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from quantsim_encodings.document import EncodingsDocument, EncodingsVersion, TensorReference, TensorRole
 from torch import Tensor, nn
 
 from quantsim import nn as quantized_nn
-from quantsim.errors import ConfigurationError, NotCalibratedError, QuantsimError, ShapeError, UnknownModuleError
-from quantsim.nn import BaseQuantizationMixin
+from quantsim.errors import ConfigurationError, NotCalibratedError, ShapeError, UnknownModuleError
+from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.config import SimulationConfig, load_config
 from quantsim.sim.coverage import Coverage
 from quantsim.sim.encodings import LoadReport, export_document, model_fingerprint, place_quantizer, plan_load
 from quantsim.sim.example_inputs import ModelInputs
-from quantsim.sim.example_run import ExampleRun, run_example
+from quantsim.sim.example_run import run_example
 from quantsim.sim.leaf import Leaf, find_leaves, quantizable_modules
 from quantsim.sim.module_kinds import ModuleKind, channel_axis
 from quantsim.sim.placement import excluded_paths, place_quantizers
@@ -29,9 +28,10 @@ from quantsim.sim.replacement import quantized_counterpart, swap_modules
 from quantsim.sim.slots import nearest_names, slot_name
 from quantsim.sim.summary import SimulationSummary, iterate_quantizers, summarize
 from quantsim.sim.tensor_names import TensorResolver
+from quantsim_encodings.document import EncodingsDocument, EncodingsVersion, TensorReference, TensorRole
 
 if TYPE_CHECKING:
-    from quantsim.nn import CalibrationReport
+    from quantsim.nn import CalibrationReport, DispatchReport
 
 __all__ = ["QuantizationSimModel"]
 
@@ -41,22 +41,23 @@ _MAX_NAMES_SHOWN = 10
 class QuantizationSimModel:
     """A model as quantized hardware would compute it.
 
-    The modules of a copy of the model are swapped for quantized ones, which share its parameters, and get quantizers as the config
-    says. Where tensors come from is found out by one run on the example inputs, without gradients and in evaluation mode: an input
-    that is the quantized output of another module gets no second quantizer.
+    The modules of a copy of the model are swapped for quantized ones, which share its parameters, and get quantizers as
+    the config says. Where tensors come from is found out by one run on the example inputs, without gradients and in
+    evaluation mode: an input that is the quantized output of another module gets no second quantizer.
 
     Invariants:
         * The model given is unchanged, unless ``in_place``.
-        * Nothing that fails (a config that does not fit, a broken encodings file, a failing calibration) changes the simulation.
+        * Nothing that fails (a config that does not fit, a broken encodings file, a failing calibration) changes the
+          simulation.
         * Only quantizers are added: parameter names, shapes and values stay.
 
     Args:
         model: Any eager PyTorch model; may itself be one layer; may be on ``meta``.
-        example_inputs: ``(args, kwargs)``, a tuple of arguments, a mapping of keyword arguments, or a lone tensor, that the model
-            runs on. With None nothing is run: every input of a multiplying module then gets a quantizer, and functional operations
-            are not reported.
-        config: Name of a preset, path of a JSON or YAML file, `SimulationConfig`, plain data, or None for no quantizers (then load
-            encodings, or set quantizers by hand).
+        example_inputs: ``(args, kwargs)``, a tuple of arguments, a mapping of keyword arguments, or a lone tensor, that
+            the model runs on. With None nothing is run: every input of a multiplying module then gets a quantizer, and
+            functional operations are not reported.
+        config: Name of a preset, path of a JSON or YAML file, `SimulationConfig`, plain data, or None for no quantizers
+            (then load encodings, or set quantizers by hand).
         in_place: Change ``model`` itself instead of a deep copy.
 
     Attributes:
@@ -114,11 +115,13 @@ class QuantizationSimModel:
         for tensor, quantizer in quantizers.items():
             place_quantizer(self._modules[tensor.module], tensor, quantizer)
 
-    def _make_quantizers(self, leaves: Sequence[Leaf], modules: Mapping[str, nn.Module]) -> dict[TensorReference, QuantizerBase]:
+    def _make_quantizers(
+        self, leaves: Sequence[Leaf], modules: Mapping[str, nn.Module]
+    ) -> dict[TensorReference, QuantizerBase]:
         by_path = {leaf.path: leaf for leaf in leaves}
         result: dict[TensorReference, QuantizerBase] = {}
         shared: dict[tuple[int, object], QuantizerBase] = {}
-        # Rules go by the classes of the float model, and by paths that only quantized modules have (projections of attention).
+        # Rules go by the classes of the float model, and by paths that only quantized modules have (in attention).
         known = {**dict(self.model.named_modules()), **modules}
         for tensor, setting in place_quantizers(self.config, leaves, known, self._run).items():
             leaf = by_path[tensor.module]
@@ -201,7 +204,7 @@ class QuantizationSimModel:
             yield slot_name(tensor), quantizer
 
     def uncalibrated(self) -> tuple[str, ...]:
-        """Places of the quantizers that have no range yet; weights calibrate themselves at first use and do not count."""
+        """Places of the quantizers without a range; weights calibrate themselves at first use and do not count."""
         return tuple(
             slot_name(tensor)
             for tensor, quantizer in iterate_quantizers(self._modules)
@@ -221,8 +224,8 @@ class QuantizationSimModel:
     ) -> AbstractContextManager[CalibrationReport] | CalibrationReport:
         """Calibrates: weights from their values, activations from the data that passes through.
 
-        Activation quantizers observe and let pass; weights are quantized. No gradients; the model is in evaluation mode meanwhile.
-        If anything fails, every quantizer is as it was.
+        Activation quantizers observe and let pass; weights are quantized. No gradients; the model is in evaluation mode
+        meanwhile. If anything fails, every quantizer is as it was.
 
         Args:
             data: None: use as a context, and run the model inside. A callable: called with the model. Batches: each as
@@ -244,6 +247,7 @@ class QuantizationSimModel:
         if data is None:
             return self._calibration()
         batches: Iterator[Any] | None = None
+        first: Any = None
         if not callable(data):
             where = f"{type(self).__name__}.compute_encodings(data)"
             if isinstance(data, (Tensor, Mapping, str)) or not isinstance(data, Iterable):
@@ -258,7 +262,11 @@ class QuantizationSimModel:
             first = next(batches, None)
             if first is None:
                 raise ConfigurationError(
-                    "there is no data", where=where, got="no batch", expected="at least one", fix="is the iterator used up?"
+                    "there is no data",
+                    where=where,
+                    got="no batch",
+                    expected="at least one",
+                    fix="is the iterator used up?",
                 )
         with self._calibration() as report:
             if batches is None:
@@ -304,10 +312,14 @@ class QuantizationSimModel:
             quantized=tuple(path for path in self._modules if path in holding),
             without_quantizers=tuple(bare),
             excluded=tuple(sorted(self._excluded)),
-            uncalled=() if calls is None else tuple(path for path in self._modules if path in holding and path not in calls),
+            uncalled=()
+            if calls is None
+            else tuple(path for path in self._modules if path in holding and path not in calls),
             operations=operations,
             multiplications=None if calls is None else sum(counts.values()) + functional,
-            quantized_multiplications=None if calls is None else sum(counts[path] for path in multiplying if path in holding),
+            quantized_multiplications=None
+            if calls is None
+            else sum(counts[path] for path in multiplying if path in holding),
         )
 
     def summary(self) -> SimulationSummary:
@@ -320,9 +332,19 @@ class QuantizationSimModel:
         """
         return summarize(self.config.name, self.model, self._modules, self.coverage)
 
-    def explain_dispatch(self) -> dict[str, Any]:
-        """For each quantized module, by path, which kernel computes it and why, or why it fake-quantizes."""
-        return {path: module.explain_dispatch() for path, module in self._modules.items()}  # pyright: ignore
+    def explain_dispatch(self) -> dict[str, DispatchReport]:
+        """For each quantized module, by path, which kernel computes it and why, or why it fake-quantizes.
+
+        Example:
+            >>> sim = QuantizationSimModel(nn.Linear(4, 2), torch.zeros(1, 4), config="w4a16_g32")
+            >>> print(sim.explain_dispatch()[""])
+            linear: fake-quantization, because ...
+        """
+        return {
+            path: module.explain_dispatch()
+            for path, module in self._modules.items()
+            if isinstance(module, QuantizationMixin)
+        }
 
     # ---------------------------------------------------------------- encodings
 
@@ -335,14 +357,18 @@ class QuantizationSimModel:
         """
         return export_document(self.model, self._modules, version=_version(version), excluded=self._excluded)
 
-    def save_encodings(self, path: str | Path, version: EncodingsVersion | str = EncodingsVersion.QUANTSIM, **options: Any) -> None:
+    def save_encodings(
+        self, path: str | Path, version: EncodingsVersion | str = EncodingsVersion.QUANTSIM, **options: Any
+    ) -> None:
         """Writes all encodings to a file; the file is replaced at once or not at all.
 
-        Versions by tensor name (0.6.1, 1.0.0, 2.x) get names from module paths: ``fc.weight``, ``fc.output[0]``, ``fc.input[0]``.
+        Versions by tensor name (0.6.1, 1.0.0, 2.x) get names from module paths: ``fc.weight``, ``fc.output[0]``,
+        ``fc.input[0]``.
 
         Args:
             path: Where to.
-            version: ``"quantsim-1"`` (holds everything), ``"aimet-torch"``, ``"0.6.1"``, ``"1.0.0"``, ``"2.0.0"``, ``"2.1.0"``.
+            version: ``"quantsim-1"`` (holds everything), ``"aimet-torch"``, ``"0.6.1"``, ``"1.0.0"``, ``"2.0.0"``,
+                ``"2.1.0"``.
             options: Passed to `quantsim_encodings.write`, such as ``allow`` (which losses to accept).
 
         Raises:
@@ -364,25 +390,26 @@ class QuantizationSimModel:
     ) -> LoadReport:
         """Takes over the encodings of a file of any version; quantizers are made where there are none.
 
-        Works on a simulation without quantizers (``config=None``) and on ``meta``. If anything is wrong, nothing is changed.
+        Works on a simulation without quantizers (``config=None``) and on ``meta``. If anything is wrong, nothing is
+        changed.
 
         Args:
             source: Path of the file, its parsed JSON, or a document.
             strict: An entry that no tensor of the simulation matches is an error; else it is reported as ignored.
-            partial: Quantizers that the file does not mention stay as they are; else they are an error. Quantizers with run-time
-                scales need no entry.
+            partial: Quantizers that the file does not mention stay as they are; else they are an error. Quantizers with
+                run-time scales need no entry.
             name_map: For names in the file that nothing explains: where they belong, as ``"fc.output_quantizers[0]"``,
                 ``"fc.weight"``, or a sequence of such places.
-            input_names: For files by tensor name, the names of the exported graph's inputs, in the order of the model's tensor
-                inputs; names equal to the arguments of ``forward`` are found without.
+            input_names: For files by tensor name, the names of the exported graph's inputs, in the order of the model's
+                tensor inputs; names equal to the arguments of ``forward`` are found without.
             output_names: Likewise for its outputs, in the order of the tensors that the model returns.
 
         Returns:
             What was loaded, created, ignored and left alone.
 
         Raises:
-            EncodingsError: A broken file, entries without a place, quantizers without an entry, encodings that do not fit: all
-                problems at once.
+            EncodingsError: A broken file, entries without a place, quantizers without an entry, encodings that do not
+                fit: all problems at once.
         """
         from quantsim_encodings import read
 
@@ -425,7 +452,9 @@ class QuantizationSimModel:
             and state_dict[name].shape != values.shape
         ]
         if strict:
-            problems += [f"missing: {name}" for name in own if name not in state_dict and not name.endswith("_extra_state")]
+            problems += [
+                f"missing: {name}" for name in own if name not in state_dict and not name.endswith("_extra_state")
+            ]
             problems += [f"unknown: {name}" for name in state_dict if name not in own]
         if problems:
             raise ShapeError(

@@ -15,14 +15,19 @@ _CONTAINERS: Final = {
     TensorRole.OUTPUT: "output_quantizers",
     TensorRole.PARAM: "param_quantizers",
 }
-_SLOT: Final = re.compile(r"(?:(?P<module>.*)\.)?(?P<container>input|output|param)(?:_quantizers)?\[(?P<key>[^\[\]]+)\]")
+_SLOT: Final = re.compile(
+    r"(?:(?P<module>.*)\.)?(?P<container>input|output|param)(?:_quantizers)?\[(?P<key>[^\[\]]+)\]"
+)
 
 
 def slot_name(slot: TensorReference) -> str:
     """Where the quantizer of a tensor lives, as one would write it in Python.
 
     Example:
-        >>> slot_name(TensorReference("fc", TensorRole.PARAM, "weight")), slot_name(TensorReference("", TensorRole.INPUT, "0"))
+        >>> (
+        ...     slot_name(TensorReference("fc", TensorRole.PARAM, "weight")),
+        ...     slot_name(TensorReference("", TensorRole.INPUT, "0")),
+        ... )
         ("fc.param_quantizers['weight']", 'input_quantizers[0]')
     """
     key = repr(slot.key) if slot.role is TensorRole.PARAM else slot.key

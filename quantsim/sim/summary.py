@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from quantsim_encodings.formats import FloatFormat, IntFormat
-from quantsim_encodings.granularity import PerBlock, PerBlocks, PerChannel, PerTensor, PerToken
 from torch import Tensor, nn
 
 from quantsim.nn import BaseQuantizationMixin
@@ -16,6 +14,8 @@ from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.coverage import Coverage
 from quantsim.sim.slots import slot_name
 from quantsim_encodings.document import TensorReference, TensorRole
+from quantsim_encodings.formats import FloatFormat, IntFormat
+from quantsim_encodings.granularity import PerBlock, PerBlocks, PerChannel, PerTensor, PerToken
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -187,12 +187,14 @@ def summarize(
     return SimulationSummary(name, tuple(rows), coverage, _storage(model, rows, modules))
 
 
-def _storage(
-    model: nn.Module, rows: Iterable[SummaryRow], modules: Mapping[str, BaseQuantizationMixin]
-) -> StorageSize:
-    ranges = {id(values) for module in model.modules() if isinstance(module, QuantizerBase) for values in module.parameters()}
+def _storage(model: nn.Module, rows: Iterable[SummaryRow], modules: Mapping[str, BaseQuantizationMixin]) -> StorageSize:
+    ranges = {
+        id(values) for module in model.modules() if isinstance(module, QuantizerBase) for values in module.parameters()
+    }
     bits = {
-        id(values): values.numel() * values.element_size() * 8 for values in model.parameters() if id(values) not in ranges
+        id(values): values.numel() * values.element_size() * 8
+        for values in model.parameters()
+        if id(values) not in ranges
     }
     float_bytes = sum(bits.values()) // 8
     sizes = {id(values): values.numel() for values in model.parameters()}
@@ -228,7 +230,11 @@ def _format_label(quantizer: QuantizerBase) -> str:
     match quantizer.format:
         case IntFormat() as grid:
             plain = f"{'int' if grid.signed else 'uint'}{grid.bits}"
-            return plain if grid == IntFormat.from_bits(grid.bits, signed=grid.signed) else f"{plain}[{grid.qmin}, {grid.qmax}]"
+            return (
+                plain
+                if grid == IntFormat.from_bits(grid.bits, signed=grid.signed)
+                else f"{plain}[{grid.qmin}, {grid.qmax}]"
+            )
         case FloatFormat() as grid:
             return grid.label
         case other:

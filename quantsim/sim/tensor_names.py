@@ -1,9 +1,10 @@
 """Finds the tensor of a simulation that an encodings file means, whatever the file calls it.
 
-Files by module (quantsim's own, AIMET's torch side) say it outright. Files by tensor name use the names of an exported ONNX graph:
+Files by module (quantsim's own, AIMET's torch side) say it outright. Files by tensor name use the names of an exported
+ONNX graph:
 
-* ``fc.weight``: a parameter; ``fc.weight_0``, ``onnx::MatMul_12`` style suffixes are the exporter's, which transposes the weights of
-  ``MatMul``;
+* ``fc.weight``: a parameter; ``fc.weight_0``, ``onnx::MatMul_12`` style suffixes are the exporter's, which transposes
+  the weights of ``MatMul``;
 * ``/encoder/layer.0/dense/Add_output_0``: output 0 of the last op of module ``encoder.layer.0.dense``;
 * ``input_ids``: an input of the model, by the name of an argument of ``forward``, or by position with ``input_names``;
 * ``scores``: an output of the model, by position with ``output_names``;
@@ -18,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from quantsim_encodings.document import EncodingEntry, TensorReference, TensorRole
 from torch import nn
 
 from quantsim.nn import BaseQuantizationMixin
 from quantsim.sim.example_run import ExampleRun, InputReference, OutputReference
 from quantsim.sim.slots import nearest_names, parse_slot
+from quantsim_encodings.document import EncodingEntry, TensorReference, TensorRole
 
 __all__ = ["ResolvedTensor", "TensorResolver"]
 
@@ -51,8 +52,8 @@ class TensorResolver:
         model: The simulated model.
         modules: Its quantized modules by path.
         run: What the example run showed; without it, names of model inputs are unknown.
-        name_map: For names in the file that nothing else explains: a place (``"fc.output_quantizers[0]"``, ``"fc.weight"``), or a
-            reference. Several places may be given.
+        name_map: For names in the file that nothing else explains: a place (``"fc.output_quantizers[0]"``,
+            ``"fc.weight"``), or a reference. Several places may be given.
         input_names: Names of the exported graph's inputs, in the order of the model's tensor inputs.
         output_names: Names of the exported graph's outputs, in the order of the tensors that the model returns.
     """
@@ -84,7 +85,7 @@ class TensorResolver:
             return self._graph_ends[name]
         near = nearest_names(name, self._known_names())
         hint = f"; near: {', '.join(near)}" if near else ""
-        return f"no tensor of the simulation is called that{hint}; name it in name_map, or a model input or output in input_names or output_names"
+        return f"no tensor of the simulation is called that{hint}; name it in name_map, input_names or output_names"
 
     def _existing(self, tensor: TensorReference) -> tuple[ResolvedTensor, ...] | str:
         module = self._modules.get(tensor.module)
@@ -95,7 +96,8 @@ class TensorResolver:
         if tensor.role is TensorRole.PARAM:
             if tensor.key in module.param_quantizers:
                 return (ResolvedTensor(tensor),)
-            return f"module '{tensor.module}' has no parameter '{tensor.key}', only {', '.join(module.param_quantizers) or 'none'}"
+            known = ", ".join(module.param_quantizers) or "none"
+            return f"module '{tensor.module}' has no parameter '{tensor.key}', only {known}"
         container = module.input_quantizers if tensor.role is TensorRole.INPUT else module.output_quantizers
         if tensor.key.isdecimal() and int(tensor.key) < len(container):
             return (ResolvedTensor(tensor),)
@@ -109,7 +111,7 @@ class TensorResolver:
             if tensor is None:
                 found = self._parameter(str(target)) or self._own_activation(str(target))
                 if found is None:
-                    return f"name_map sends it to {target!r}, which is no place like 'fc.output_quantizers[0]' or 'fc.weight'"
+                    return f"name_map sends it to {target!r}, no place like 'fc.output_quantizers[0]' or 'fc.weight'"
                 result.append(found)
                 continue
             existing = self._existing(tensor)
@@ -125,7 +127,9 @@ class TensorResolver:
             return None
         if key in module.param_quantizers:
             return ResolvedTensor(TensorReference(path, TensorRole.PARAM, key))
-        stem = next((known for known in module.param_quantizers if _EXPORTER_SUFFIX.fullmatch(key.removeprefix(known))), None)
+        stem = next(
+            (known for known in module.param_quantizers if _EXPORTER_SUFFIX.fullmatch(key.removeprefix(known))), None
+        )
         if stem is None or not key.startswith(stem):
             return None
         values = module._own_parameter(stem)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantsim.errors import ConfigurationError
-from quantsim.quantization.analyzers import MseEncodingAnalyzer, NonFinitePolicy
+from quantsim.quantization.analyzers import EncodingAnalyzer, MseEncodingAnalyzer, NonFinitePolicy
 from quantsim.quantization.analyzers.error_search import _Candidates
 from quantsim.quantization.analyzers.histogram import Histogram
 from quantsim.quantization.analyzers.min_max import observed_extremes
@@ -27,18 +28,21 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
 
     .. math:: \frac{1}{T} \sum_t \frac{\lVert \hat x_t - x_t \rVert^2}{\lVert x_t \rVert^2}
 
-    Transformers put a few huge values into one token (the first, or a separator). Plain squared error, as min-max, then spends the
-    grid on that token: on MiniLM's layers one value of 24 among millions below 5. But what follows normalises each token by itself
-    (layer norm, softmax), so errors matter relative to their own token. A token of no energy does not count.
+    Transformers put a few huge values into one token (the first, or a separator). Plain squared error, as min-max, then
+    spends the
+    grid on that token: on MiniLM's layers one value of 24 among millions below 5. But what follows normalises each
+    token by itself (layer norm, softmax), so errors matter relative to their own token. A token of no energy does not
+    count.
 
-    Statistics are a streaming histogram in which each value weighs 1 / its token's energy. Bins have a power-of-two width around
-    zero; when a value falls outside, the width doubles and neighbouring bins merge, so no count is ever split.
+    Statistics are a streaming histogram in which each value weighs 1 / its token's energy. Bins have a power-of-two
+    width around zero; when a value falls outside, the width doubles and neighbouring bins merge, so no count is ever
+    split.
 
     Args:
         shape: Must hold one element: activations have one range.
         num_bins: Bins, half on each side of zero.
-        token_dims: How many trailing dimensions make up one token: 1 for (..., features); for images (channels, height, width) 3, so
-            that each sample counts alike.
+        token_dims: How many trailing dimensions make up one token: 1 for (..., features); for images (channels, height,
+            width) 3, so that each sample counts alike.
         nonfinite: What to do with NaN and infinity.
 
     Raises:
@@ -73,6 +77,7 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
             )
         self.token_dims = token_dims
 
+    @override
     def reset_stats(self) -> None:
         self._minimum: Tensor | None = None
         self._maximum: Tensor | None = None
@@ -80,9 +85,11 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
         self._exponent = 0  # bins are 2**exponent wide
 
     @property
+    @override
     def has_stats(self) -> bool:
         return self._counts is not None
 
+    @override
     def update_stats(self, x: Tensor) -> None:
         values = x.detach().to(torch.float32)
         minimum, maximum = observed_extremes(values.flatten(), (0,), self.nonfinite, type(self).__name__)
@@ -96,7 +103,9 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
         energy = rows.square().sum(1, dtype=torch.float64)
         weights = torch.where(energy > 0, energy.reciprocal(), 0.0)
         half = self.num_bins // 2
-        for part, weight in zip(*(t.split(max(1, _CHUNK_ELEMENTS // rows.shape[1])) for t in (rows, weights)), strict=True):
+        for part, weight in zip(
+            *(t.split(max(1, _CHUNK_ELEMENTS // rows.shape[1])) for t in (rows, weights)), strict=True
+        ):
             index = torch.floor(part * 2.0**-self._exponent).to(torch.int64).add_(half).clamp_(0, self.num_bins - 1)
             scale = float(weight.max()) or 1.0
             relative = (weight / scale).to(torch.float32)[:, None].expand_as(index)
@@ -121,8 +130,10 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
             self._counts[half // 2 : half // 2 + half] = merged
             self._exponent += 1
 
-    def merge(self, other: Self) -> None:
+    @override
+    def merge(self, other: EncodingAnalyzer) -> None:
         self._check_mergeable(other)
+        assert isinstance(other, TokenMseEncodingAnalyzer)
         if other._counts is None or other._minimum is None or other._maximum is None:
             return
         counts, exponent = other._counts, other._exponent
@@ -135,8 +146,11 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
             counts, exponent = merged, exponent + 1
         self._counts += counts.to(self._counts.device)
 
+    @override
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
-        assert self._counts is not None and self._minimum is not None and self._maximum is not None
+        assert self._counts is not None
+        assert self._minimum is not None
+        assert self._maximum is not None
         width = 2.0**self._exponent
         half = self.num_bins // 2
         seen = self._counts.nonzero()[:, 0]
@@ -151,9 +165,15 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
         )
         return self._range_of(histogram, num_steps, is_symmetric)
 
+    @override
     def _asymmetric_candidates(self, minimum: Tensor, maximum: Tensor, steps: int) -> _Candidates:
-        """All pairs of a fraction of the observed minimum and one of the observed maximum: finer than the parent's where it matters."""
-        low = minimum[:, None, None] * torch.linspace(1, _SMALLEST_FRACTION, _LOW_CANDIDATES, device=minimum.device)[:, None]
-        high = maximum[:, None, None] * torch.linspace(1, _SMALLEST_FRACTION / 2, _HIGH_CANDIDATES, device=minimum.device)
+        """All pairs of a fraction of the observed minimum and one of the observed maximum."""
+        low = (
+            minimum[:, None, None]
+            * torch.linspace(1, _SMALLEST_FRACTION, _LOW_CANDIDATES, device=minimum.device)[:, None]
+        )
+        high = maximum[:, None, None] * torch.linspace(
+            1, _SMALLEST_FRACTION / 2, _HIGH_CANDIDATES, device=minimum.device
+        )
         delta = ((high - low) / steps).clamp_(min=torch.finfo(torch.float32).tiny)
         return _Candidates(delta=delta.flatten(1), offset=torch.round(low / delta).flatten(1))

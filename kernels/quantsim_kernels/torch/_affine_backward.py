@@ -81,16 +81,20 @@ def quantize_dequantize_backward(
     arguments = (grad, x, scale, offset, qmin, qmax, block_size)
     if dtype is not torch.float32 and dtype is not torch.float64:
         return _reference_backward(arguments, wants)
-    view, s, o = broadcast(x, scale, offset, block_size, dtype)
     lo: float = qmin
     hi: float = qmax
-    folded = o is None
-    if o is not None and o.numel() == 1:
+    folded = offset is None
+    if offset is not None and offset.numel() == 1:
         # One offset for all moves the bounds instead of the codes.
-        shift = o.item()
+        shift = offset.item()
         lo, hi, folded = lo + shift, hi + shift, True
     grid = _Grid(lo, hi, wants[1], wants[2])
-    if x.numel() <= _pieces.WHOLE_ELEMENTS:
+    small = x.numel() <= _pieces.WHOLE_ELEMENTS
+    if small and not wants[1] and not wants[2] and folded and block_size is None and x.dtype is scale.dtype is dtype:
+        # The usual layer: a constant scale that has been seen to broadcast.
+        return _mask(grad, torch.div(x, scale).round_(), lo - 0.5, hi + 0.5).view(x.shape), None, None
+    view, s, o = broadcast(x, scale, offset, block_size, dtype)
+    if small:
         dx, ds, do = _whole(x.view(view).to(dtype), grad.reshape(view).to(dtype), s, o, folded, grid)
         return (
             dx.view(x.shape).to(x.dtype) if wants[0] else None,
@@ -114,14 +118,13 @@ def quantize_dequantize_backward(
     for (source, g, target), (s_piece, o_piece, *totals) in pieces(*aligned, size):
         assert s_piece is not None
         buffers = [buffer[: source.numel()].view(source.shape) for buffer in scratch]
-        piece_clips = _piece(source, g, target, s_piece, o_piece, totals, folded, grid, buffers)
-        if piece_clips and not clips:
+        # Looking costs two passes: no more of it once a piece has clipped.
+        if _piece(source, g, target, s_piece, o_piece, totals, folded, grid, buffers, not clips):
             clips = True
-            for earlier_target, earlier in untouched:
+            while untouched:
+                earlier_target, earlier = untouched.pop()
                 earlier_target.copy_(earlier)
-        elif not piece_clips and clips:
-            target.copy_(g)
-        elif not clips:
+        else:
             untouched.append((target, g))
     return (
         (dx if clips else grad) if wants[0] else None,
@@ -163,8 +166,12 @@ def _piece(
     folded: bool,
     grid: _Grid,
     buffers: Sequence[Tensor],
+    looks: bool,
 ) -> bool:
-    """Add one piece's sums to ``totals``; returns whether it clips anything, and only then writes ``target``."""
+    """Add one piece's sums to ``totals`` and write ``target``; returns whether it did.
+
+    It does not where it ``looks`` first and finds that nothing is clipped: there ``target`` would equal ``g``.
+    """
     t, r = buffers[0], buffers[1]
     ds_total, do_total = totals
     if source.dtype is t.dtype:
@@ -177,7 +184,7 @@ def _piece(
     if o is not None and not folded:
         codes = torch.sub(r, o, out=buffers[2])
     # NaN fails the comparison, so it takes the path with masks, which passes it on.
-    if grid.lo <= codes.amin().item() and codes.amax().item() <= grid.hi:
+    if looks and grid.lo <= codes.amin().item() and codes.amax().item() <= grid.hi:
         if ds_total is not None and grid.wants_scale:
             ds_total.add_(_sum_to(r.sub_(t).mul_(g), s))
         return False

@@ -2,7 +2,8 @@
 
 What makes it fast, and what was measured to be slow: one temporary and in-place ops (the reference allocates five);
 scalar clamp bounds with a per-tensor offset folded in (clamping between tensors is three times as slow); pieces that
-stay in the cache; a backward that recomputes from ``x`` (a saved mask costs memory and time). Division is never replaced by multiplication with the inverse: that gives other numbers.
+stay in the cache; a backward that recomputes from ``x`` (a saved mask costs memory and time). Division is never
+replaced by multiplication with the inverse: that gives other numbers.
 """
 
 from __future__ import annotations
@@ -236,7 +237,13 @@ def _dynamic_parameters(x: Tensor, qmin: int, qmax: int, symmetric: bool) -> tup
     if not symmetric:
         scale = torch.sub(high, low).div_(steps).clamp_(min=smallest)
         return scale, low.div_(scale).round_().sub_(qmin).clamp_(-qmax, -qmin)
-    low, high = reference.symmetric_range(low, high, qmin, qmax)
+    above, below = steps // 2, steps - steps // 2
+    if steps > 3 and (high - low).div_(steps).amin().item() >= smallest:
+        # The reference's range without what it does to narrow rows and two-bit grids.
+        delta = torch.maximum(high.div_(above), low.div_(-below))
+        low, high = delta * -below, delta.mul_(above)
+    else:
+        low, high = reference.symmetric_range(low, high, qmin, qmax)
     scale = high.sub_(low).div_(steps).clamp_(min=smallest)
     offset = reference.symmetric_offset(qmin, qmax)
     return scale, torch.full_like(scale, float(offset)) if offset else None

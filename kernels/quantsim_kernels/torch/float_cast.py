@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from quantsim_encodings.formats import FloatFormat
+from quantsim_encodings.formats import FloatFormat, float_format
 from quantsim_kernels.reference import affine as affine_reference
 from quantsim_kernels.reference import float_cast as reference
 from quantsim_kernels.torch import _pieces
@@ -29,6 +28,7 @@ __all__ = ["dynamic_quantize_dequantize", "float_cast", "objection", "quantize_d
 _PLAIN_TENSORS = (Tensor, Parameter)
 _EXPONENT_MASK = 0x7F800000
 _FLOAT32_EXPONENTS = (-126, 127)
+_NATIVE = {float_format("fp16"): torch.float16, float_format("bf16"): torch.bfloat16}
 
 
 def objection(x: Tensor, *operands: Any, **arguments: Any) -> str | None:
@@ -47,6 +47,8 @@ def objection(x: Tensor, *operands: Any, **arguments: Any) -> str | None:
 
 def _law(format: FloatFormat) -> Any:
     """The fast rounding that is exact for ``format``, or ``None``."""
+    if format in _NATIVE:
+        return _round_by_conversion
     if not (format.signed and format.has_zero and format.has_subnormals and format.mantissa_bits >= 1):
         return None
     lowest, highest = reference.exponent_range(format)
@@ -55,6 +57,12 @@ def _law(format: FloatFormat) -> Any:
     if (lowest, highest) == _FLOAT32_EXPONENTS and format.mantissa_bits <= 22:
         return _round_by_bits
     return None
+
+
+def _round_by_conversion(x: Tensor, format: FloatFormat, out: Tensor | None) -> Tensor:
+    """Rounded by torch's own conversion, which is exact; what is too large becomes infinity."""
+    y = x.to(_NATIVE[format])
+    return y.to(torch.float32) if out is None else out.copy_(y)
 
 
 def _round_by_sum(x: Tensor, format: FloatFormat, out: Tensor | None) -> Tensor:
@@ -100,7 +108,9 @@ def _cast_piece(x: Tensor, format: FloatFormat, saturate: bool, saturate_infinit
         if saturate_infinity:
             y.masked_fill_(x.isinf(), format.max)
     if format.has_negative_zero:
-        torch.copysign(y, x, out=y)
+        # The sum loses the sign of zero, the filling that of what was too large.
+        if law is _round_by_sum or not saturate:
+            torch.copysign(y, x, out=y)
     elif law is _round_by_bits:
         y.add_(0.0)
     return y
@@ -168,16 +178,23 @@ def dynamic_quantize_dequantize(x: Tensor, format: FloatFormat, inplace: bool = 
     if x.numel() == 0 or x.dim() == 0:
         return reference.dynamic_quantize_dequantize(x, format)
     source = x.detach()
-    whole = partial(quantize_dequantize, format=format, inplace=True)
-    if source.numel() <= _pieces.WHOLE_ELEMENTS or not source.is_contiguous():
-        done = source if inplace else source.clone()
-        whole(done, reference.dynamic_float_scale(done, format))
-        return x if inplace else done
-    width = x.shape[-1]
     done = source if inplace else torch.empty_like(source)
-    rows = max(1, _pieces.PIECE_ELEMENTS // width)
-    for piece, target in zip(source.view(-1, width).split(rows), done.view(-1, width).split(rows), strict=True):
-        if not inplace:
-            target.copy_(piece)
-        whole(target, reference.dynamic_float_scale(target, format))
+
+    def rows(piece: Tensor, target: Tensor) -> None:
+        # The largest magnitude of a row without a pass for magnitudes.
+        largest = torch.maximum(piece.amax(dim=-1, keepdim=True), piece.amin(dim=-1, keepdim=True).neg_())
+        scale = reference.dynamic_float_scale(largest, format)
+        values = _cast_piece(torch.div(piece.to(torch.float32), scale), format, True, False, None)
+        if target.dtype is torch.float32:
+            torch.mul(values, scale, out=target)
+        else:
+            target.copy_(values.mul_(scale))
+
+    if source.numel() <= _pieces.WHOLE_ELEMENTS or not source.is_contiguous():
+        rows(source, done)
+    else:
+        width = x.shape[-1]
+        step = max(1, _pieces.PIECE_ELEMENTS // width)
+        for piece, target in zip(source.view(-1, width).split(step), done.view(-1, width).split(step), strict=True):
+            rows(piece, target)
     return x if inplace else done

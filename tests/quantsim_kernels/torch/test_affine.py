@@ -76,6 +76,24 @@ def test_pieces_equal_the_reference(name: str, dtype: torch.dtype, transposed: b
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("clipped_row", [None, 0, 20, 39], ids=str)
+@pytest.mark.parametrize("with_offset", [False, True])
+def test_pieces_without_clipped_values(clipped_row: int | None, with_offset: bool, dtype: torch.dtype) -> None:
+    x = torch.rand(40, 30)
+    if clipped_row is not None:
+        x[clipped_row, 5:9] = 1000
+        x[clipped_row, 9] = float("nan")
+    x, grad, scale = x.to(dtype), torch.randn(40, 30).to(dtype), torch.full((40, 1), 0.02)
+    offset = torch.randint(-20, 20, (40, 1)).float() if with_offset else None
+    with force_backend("reference"):
+        expected = run(x, scale, offset, grad, -128, 127, None)
+    actual = run(x, scale, offset, grad, -128, 127, None)
+    torch.testing.assert_close(actual, expected, rtol=2e-6, atol=1e-3, equal_nan=True)
+    assert torch.equal(actual[1], expected[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_dynamic_pieces_equal_the_reference(
