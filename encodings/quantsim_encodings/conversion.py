@@ -62,8 +62,9 @@ def convert(
     Args:
         document: What to convert.
         version: The version to hold it in.
-        allow: Kinds of information that may be lost. By default annotations (how the encodings came about) and the
-            layout of scales where a version only lists them; :func:`losses` says what that is.
+        allow: Kinds of information that may be lost, besides annotations (how the encodings came about) and the
+            layout of scales where a version only lists them; an empty collection refuses these too. :func:`losses`
+            says what would be lost.
         parameters: Names of the tensors that are parameters, for versions that list parameters apart, where the
             document does not say (2.0.0 and 2.1.0 do not).
 

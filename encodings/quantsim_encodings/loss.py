@@ -38,7 +38,9 @@ class LossReport:
     def __init__(self, allowed: Collection[Loss]) -> None:
         self.refused = ProblemCollector()
         self.accepted = ProblemCollector()
-        self._allowed = frozenset(Loss(loss) for loss in allowed)
+        named = frozenset(Loss(loss) for loss in allowed)
+        # Whoever names a loss means it besides those that are always implied; an empty collection means none at all.
+        self._allowed = named | DEFAULT_ALLOWED if named else named
         self._subjects: dict[str, str] = {}
 
     def name(self, path: str, subject: str) -> None:

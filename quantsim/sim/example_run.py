@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantsim.errors import ConfigurationError
+from quantsim.sim.calibration import evaluation_mode
 from quantsim.sim.example_inputs import ModelInputs
 from quantsim.sim.leaf import Leaf
 from quantsim.sim.module_kinds import ModuleKind
@@ -248,10 +249,8 @@ def run_example(
     tensor = next(model.parameters(), next(model.buffers(), None))
     if tensor is not None:
         inputs = inputs.to(tensor.device)
-    training = [(module, module.training) for module in paths.values()]
     handles = []
     try:
-        model.eval()
         by_path = {leaf.path: leaf for leaf in leaves if leaf.kind is not ModuleKind.COMPOSITE}
         for path, module in paths.items():
             leaf = by_path.get(path)
@@ -260,7 +259,7 @@ def run_example(
             )
             handles.append(module.register_forward_hook(_leaving(recorder, path, leaf), with_kwargs=True))
         recorder.mark_model_inputs(inputs)
-        with torch.no_grad(), recorder:
+        with evaluation_mode(model), torch.no_grad(), recorder:
             output = inputs.call(model)
         returned = tuple(recorder.origin_of(result) for result in _tensors(output))
         for origin in returned:
@@ -278,8 +277,6 @@ def run_example(
     finally:
         for handle in handles:
             handle.remove()
-        for module, was_training in training:
-            module.training = was_training
     operations = tuple(
         UnquantizedOperation(path, type(paths[path]).__name__, name, count, GEMM_OPERATIONS.get(name, 0))
         for (path, name), count in recorder.operations.items()

@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quantsim import nn as quantized_nn
-from quantsim.errors import ConfigurationError, NotCalibratedError, ShapeError, UnknownModuleError
+from quantsim.errors import ConfigurationError, NotCalibratedError, UnknownModuleError
 from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
 from quantsim.quantization.base import QuantizerBase
+from quantsim.sim.assembly import make_quantizers
+from quantsim.sim.calibration import batch_runner, evaluation_mode
 from quantsim.sim.config import SimulationConfig, load_config
 from quantsim.sim.coverage import Coverage
 from quantsim.sim.encodings import LoadReport, export_document, model_fingerprint, place_quantizer, plan_load
 from quantsim.sim.example_inputs import ModelInputs
 from quantsim.sim.example_run import run_example
-from quantsim.sim.leaf import Leaf, find_leaves, quantizable_modules
-from quantsim.sim.module_kinds import ModuleKind, channel_axis
-from quantsim.sim.placement import excluded_paths, place_quantizers
-from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer
+from quantsim.sim.leaf import find_leaves, quantizable_modules
+from quantsim.sim.module_kinds import ModuleKind
+from quantsim.sim.placement import excluded_paths
 from quantsim.sim.replacement import quantized_counterpart, swap_modules
-from quantsim.sim.slots import nearest_names, slot_name
+from quantsim.sim.slots import nearest_names, shown, slot_name
+from quantsim.sim.state import check_state
 from quantsim.sim.summary import SimulationSummary, iterate_quantizers, summarize
 from quantsim.sim.tensor_names import TensorResolver
 from quantsim_encodings.document import EncodingsDocument, EncodingsVersion, TensorReference, TensorRole
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from quantsim.nn import CalibrationReport, DispatchReport
 
 __all__ = ["QuantizationSimModel"]
-
-_MAX_NAMES_SHOWN = 10
 
 
 class QuantizationSimModel:
@@ -101,10 +101,12 @@ class QuantizationSimModel:
             for path, module in quantizable_modules(model, self._excluded).items()
         }
         self.model = swap_modules(model, swapped)
+        # Rules go by the classes of the float model, and by paths that only quantized modules have (in attention).
+        known = {**dict(self.model.named_modules()), **modules}
         try:
             leaves = find_leaves(self.model, self._excluded)
             self._run = None if inputs is None else run_example(self.model, inputs, leaves)
-            quantizers = self._make_quantizers(leaves, modules)
+            quantizers = make_quantizers(self.config, leaves, known, self._run)
         except BaseException:
             swap_modules(self.model, {quantized: module for module, quantized in swapped.items()})
             raise
@@ -114,39 +116,6 @@ class QuantizationSimModel:
             module.module_path = path or type(module).__name__
         for tensor, quantizer in quantizers.items():
             place_quantizer(self._modules[tensor.module], tensor, quantizer)
-
-    def _make_quantizers(
-        self, leaves: Sequence[Leaf], modules: Mapping[str, nn.Module]
-    ) -> dict[TensorReference, QuantizerBase]:
-        by_path = {leaf.path: leaf for leaf in leaves}
-        result: dict[TensorReference, QuantizerBase] = {}
-        shared: dict[tuple[int, object], QuantizerBase] = {}
-        # Rules go by the classes of the float model, and by paths that only quantized modules have (in attention).
-        known = {**dict(self.model.named_modules()), **modules}
-        for tensor, setting in place_quantizers(self.config, leaves, known, self._run).items():
-            leaf = by_path[tensor.module]
-            if tensor.role is not TensorRole.PARAM:
-                values = next(leaf.module.parameters(), None)
-                quantizer = activation_quantizer(setting, op=leaf.op, where=slot_name(tensor))
-                result[tensor] = quantizer if values is None else quantizer.to(values.device)
-                continue
-            values = leaf.parameters[tensor.key]
-            if isinstance(values, nn.parameter.UninitializedParameter):
-                raise ConfigurationError(
-                    "a lazy module has no shape yet",
-                    where=slot_name(tensor),
-                    got=type(leaf.module).__name__,
-                    expected="a model that has run once",
-                    fix="run the model on one batch before simulating it",
-                )
-            quantizer = shared.get((id(values), setting))
-            if quantizer is None:
-                quantizer = parameter_quantizer(setting, values, channel_axis(leaf.op, values), where=slot_name(tensor))
-            if isinstance(values, nn.Parameter):
-                # A weight that modules share has one quantizer, as it has one set of codes on hardware.
-                shared[id(values), setting] = quantizer
-            result[tensor] = quantizer
-        return result
 
     # ---------------------------------------------------------------- use
 
@@ -165,7 +134,7 @@ class QuantizationSimModel:
             raise NotCalibratedError(
                 "the simulation is not calibrated",
                 where=type(self).__name__,
-                got=f"{len(names)} quantizers without a range: {_shown(names)}",
+                got=f"{len(names)} quantizers without a range: {shown(names)}",
                 expected="a range for every quantizer that data passes through",
                 fix="run representative data inside `with sim.compute_encodings():`, or load_encodings(path)",
             ) from error
@@ -239,54 +208,22 @@ class QuantizationSimModel:
             ConfigurationError: ``data`` is neither callable nor iterable, or there was no batch.
 
         Example:
-            >>> sim = QuantizationSimModel(nn.Linear(2, 2), torch.zeros(1, 2), config="w8a8")
+            >>> sim = QuantizationSimModel(nn.Sequential(nn.Linear(2, 2)), torch.zeros(1, 2), config="w8a8")
             >>> report = sim.compute_encodings([torch.ones(4, 2), torch.zeros(4, 2)])
             >>> report.calibrated, report.unobserved
-            (['Linear.input_quantizers[0]'], [])
+            (['0.input_quantizers[0]'], [])
         """
         if data is None:
             return self._calibration()
-        batches: Iterator[Any] | None = None
-        first: Any = None
-        if not callable(data):
-            where = f"{type(self).__name__}.compute_encodings(data)"
-            if isinstance(data, (Tensor, Mapping, str)) or not isinstance(data, Iterable):
-                raise ConfigurationError(
-                    "the data is no series of batches",
-                    where=where,
-                    got=type(data).__name__,
-                    expected="a callable that runs the model, or an iterable of batches",
-                    fix="pass [batch] for one batch",
-                )
-            batches = iter(data)
-            first = next(batches, None)
-            if first is None:
-                raise ConfigurationError(
-                    "there is no data",
-                    where=where,
-                    got="no batch",
-                    expected="at least one",
-                    fix="is the iterator used up?",
-                )
+        run = data if callable(data) else batch_runner(data, where=f"{type(self).__name__}.compute_encodings(data)")
         with self._calibration() as report:
-            if batches is None:
-                data(self.model)  # pyright: ignore[reportCallIssue]
-            else:
-                ModelInputs.of(first, what="data: batch 0").call(self.model)
-                for index, batch in enumerate(batches, start=1):
-                    ModelInputs.of(batch, what=f"data: batch {index}").call(self.model)
+            run(self.model)
         return report
 
     @contextmanager
     def _calibration(self) -> Iterator[CalibrationReport]:
-        training = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
-            with torch.no_grad(), quantized_nn.compute_encodings(self.model) as report:
-                yield report
-        finally:
-            for module, was_training in training:
-                module.training = was_training
+        with evaluation_mode(self.model), torch.no_grad(), quantized_nn.compute_encodings(self.model) as report:
+            yield report
 
     def compute_param_encodings(self) -> None:
         """Calibrates the weights' quantizers now; else they do it when their module is first called."""
@@ -442,28 +379,7 @@ class QuantizationSimModel:
         Raises:
             ShapeError: Names or shapes that do not fit; all are listed.
         """
-        own = self.model.state_dict()
-        problems = [
-            f"{name}: got {tuple(state_dict[name].shape)}, expected {tuple(values.shape)}"
-            for name, values in own.items()
-            if isinstance(values, Tensor)
-            and isinstance(state_dict.get(name), Tensor)
-            and not name.endswith("_extra_state")
-            and state_dict[name].shape != values.shape
-        ]
-        if strict:
-            problems += [
-                f"missing: {name}" for name in own if name not in state_dict and not name.endswith("_extra_state")
-            ]
-            problems += [f"unknown: {name}" for name in state_dict if name not in own]
-        if problems:
-            raise ShapeError(
-                "the state does not fit the simulation, which is unchanged",
-                where=f"{type(self).__name__}.load_state_dict",
-                got=_shown(problems, "; "),
-                expected="the state of a simulation of the same model and config",
-                fix="build the simulation with the config it was saved with, or pass strict=False",
-            )
+        check_state(self.model.state_dict(), state_dict, strict=strict, where=f"{type(self).__name__}.load_state_dict")
         self.model.load_state_dict(state_dict, strict=strict)
 
     def __repr__(self) -> str:
@@ -482,8 +398,3 @@ def _version(version: EncodingsVersion | str) -> EncodingsVersion:
             expected=", ".join(EncodingsVersion),
             fix="leave it out for quantsim's own",
         ) from None
-
-
-def _shown(names: Sequence[str], separator: str = ", ") -> str:
-    more = len(names) - _MAX_NAMES_SHOWN
-    return separator.join(names[:_MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

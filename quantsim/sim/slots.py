@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from quantsim_encodings.document import TensorReference, TensorRole
 
-__all__ = ["nearest_names", "parse_slot", "slot_name"]
+__all__ = ["nearest_names", "parse_slot", "shown", "slot_name"]
 
 _CONTAINERS: Final = {
     TensorRole.INPUT: "input_quantizers",
@@ -60,3 +60,14 @@ def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     from difflib import get_close_matches
 
     return get_close_matches(name, list(known), n=count, cutoff=0.5)
+
+
+def shown(names: Sequence[str], separator: str = ", ", limit: int = 10) -> str:
+    """The first few names, and how many more there are.
+
+    Example:
+        >>> shown(["a", "b", "c"], limit=2)
+        'a, b and 1 more'
+    """
+    more = len(names) - limit
+    return separator.join(names[:limit]) + (f" and {more} more" if more > 0 else "")

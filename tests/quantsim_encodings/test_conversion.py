@@ -468,3 +468,24 @@ def test_zero_point_shift_agrees_between_versions() -> None:
         assert not encoding.offset.any()
         assert encoding.scale.tolist() == encodings[0].scale.tolist()  # type: ignore[attr-defined]
         assert np.allclose(encoding.min, -encoding.max)
+
+
+def test_a_named_loss_is_allowed_besides_the_implied_ones() -> None:
+    document = EncodingsDocument(
+        version=V.QUANTSIM,
+        entries=(
+            EncodingEntry(
+                AffineEncoding(
+                    IntFormat.from_bits(8, signed=True),
+                    scale=np.array([0.5, 0.25], dtype=np.float32),
+                    offset=np.zeros(2, dtype=np.int64),
+                    symmetric=False,
+                    granularity=PerChannel(0),
+                ),
+                tensor=TensorReference("fc", TensorRole.PARAM, "weight"),
+                analyzer="MinMax",
+            ),
+        ),
+    )
+    converted = convert(document, V.AIMET_TORCH, allow={Loss.CODE_SIGN})
+    assert len(converted.entries) == 1

@@ -121,6 +121,29 @@ def legacy_range(encoding: AffineEncoding) -> tuple[np.ndarray[Any, Any], np.nda
     return real(encoding.format.qmin), real(encoding.format.qmax)
 
 
+def derivable_range(encoding: AffineEncoding) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Like :func:`legacy_range`, but such that AIMET gets the scale back to the last bit.
+
+    AIMET's loader ignores ``scale`` and derives it anew as ``(max - min) / n`` in float32. Where the plain products do
+    not give that, both ends are put on the grid of the last place of ``n * scale``, on which their difference is exact.
+    """
+    minimum, maximum = legacy_range(encoding)
+    scale = encoding.scale.reshape(-1)
+    if scale.dtype != np.float32 or encoding.zero_point_shift:  # a shifted grid's range is read another way
+        return minimum, maximum
+    steps = np.float32(encoding.format.steps)
+    width = scale * steps
+    candidates = np.stack([width, np.nextafter(width, np.float32(np.inf)), np.nextafter(width, np.float32(0))])
+    distance = np.abs(candidates / steps - scale)
+    width = np.take_along_axis(candidates, distance.argmin(0)[None], 0)[0]
+    place = (np.nextafter(width, np.float32(np.inf)) - width).astype(np.float64)
+    codes = encoding.offset.reshape(-1) + float(encoding.format.qmax)
+    upper = np.round(scale.astype(np.float64) * codes / place) * place
+    lower = (upper - width).astype(np.float32)
+    plain = (maximum - minimum) / steps == scale
+    return np.where(plain, minimum, lower), np.where(plain, maximum, upper.astype(np.float32))
+
+
 def legacy_codes(encoding: AffineEncoding, path: str, report: LossReport) -> tuple[bool, np.ndarray[Any, Any]]:
     """Symmetry and flat offsets relative to unsigned codes, as 0.6.1 and 1.0.0 hold them; reports what is lost."""
     format = encoding.format
@@ -151,7 +174,7 @@ def encode_legacy(encoding: Encoding, path: str, report: LossReport) -> list[dic
     if encoding.scale.size > 1:
         report.lose(Loss.LAYOUT, path, f"is {encoding.granularity}; only its scales in row-major order can be held")
     symmetric, offsets = legacy_codes(encoding, path, report)
-    minimum, maximum = legacy_range(encoding)
+    minimum, maximum = derivable_range(encoding)
     shift = {"zero_point_shift": encoding.zero_point_shift} if encoding.zero_point_shift else {}
     return [
         {

@@ -134,6 +134,17 @@ def dequantize(q: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequ
     return ((values + (0.0 if offset is None else offset)) * scale).to(dtype).reshape(q.shape)
 
 
+def _computed_once(parameter: Tensor) -> Tensor:
+    """The same tensor; a compiler that inlines what it is computed from into the loop over ``x`` will not.
+
+    Inductor would derive scale and offset from the range anew for every element, which makes an asymmetric
+    quantize-dequantize half as slow again. It computes what is seen through ``as_strided`` once, into memory.
+    """
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        return parameter.as_strided(parameter.size(), parameter.stride())
+    return parameter
+
+
 def _quantize_dequantize(
     x: Tensor,
     scale: Tensor,
@@ -144,6 +155,8 @@ def _quantize_dequantize(
     zero_point_shift: float,
 ) -> Tensor:
     values, scale, offset = _operands(x, scale, offset, block_size, computation_dtype(x.dtype, qmin, qmax))
+    scale = _computed_once(scale)
+    offset = None if offset is None else _computed_once(offset)
     ratio = values / scale
     if zero_point_shift:
         ratio = ratio - zero_point_shift
@@ -164,7 +177,7 @@ def quantize_dequantize_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of :func:`quantize_dequantize`, recomputed from its inputs.
 
-    With ``r = rint(x / s) - o``, inside meaning ``qmin <= r <= qmax`` (or NaN) and ``q = clamp(r, qmin, qmax)``::
+    With ``r = rint(x / s) - o``, inside meaning ``qmin <= r <= qmax`` and ``q = clamp(r, qmin, qmax)``::
 
         dx = g                        inside, 0 outside
         ds = g * (rint(x/s) - x/s)    inside, g * (q + o) outside
@@ -204,7 +217,7 @@ def quantize_dequantize_backward(
     shift: Tensor | float = 0.0 if o is None else o
     codes = rounded - shift
     clamped = codes.clamp(qmin, qmax) + shift
-    inside = ~((codes < qmin) | (codes > qmax))
+    inside = (codes >= qmin) & (codes <= qmax)
     zero = torch.zeros((), dtype=wide, device=x.device)
     dx = torch.where(inside, g, zero)
     dscale = (g * torch.where(inside, rounded - ratio, clamped).to(wide)).sum_to_size(s.shape)

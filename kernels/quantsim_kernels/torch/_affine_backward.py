@@ -4,6 +4,8 @@ The formulas are those of ``reference.quantize_dequantize_backward``. With ``t =
 ``q = r - o``, masking is one pass of ``hardtanh_backward`` (its first argument where the second lies strictly between
 two bounds, else 0) with bounds half a step outside of the grid. A piece in which nothing is clipped, as with ranges
 that were calibrated by min-max, needs no masks at all; if no piece clips, the incoming gradient itself is ``dx``.
+
+Equal to the reference but for the gradient of a NaN: there it is 0, here it may also be the incoming gradient.
 """
 
 from __future__ import annotations
@@ -183,7 +185,7 @@ def _piece(
     codes = r
     if o is not None and not folded:
         codes = torch.sub(r, o, out=buffers[2])
-    # NaN fails the comparison, so it takes the path with masks, which passes it on.
+    # NaN fails the comparison, so it takes the path with masks.
     if looks and grid.lo <= codes.amin().item() and codes.amax().item() <= grid.hi:
         if ds_total is not None and grid.wants_scale:
             ds_total.add_(_sum_to(r.sub_(t).mul_(g), s))

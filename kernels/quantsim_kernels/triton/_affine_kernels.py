@@ -206,10 +206,10 @@ def backward_kernel(
     rounded = (ratio + _ROUNDING) - _ROUNDING
     codes = rounded - offset
     clamped = _clamp(codes, qmin, qmax) + offset
-    outside = (codes < qmin) | (codes > qmax)
-    _store(dx_pointer, index, tl.where(outside, 0.0, grad), mask, PRECISION)
-    factor = tl.where(outside, clamped, _round_precision(rounded - ratio, RATIO_PRECISION))
+    inside = (codes >= qmin) & (codes <= qmax)
+    _store(dx_pointer, index, tl.where(inside, grad, 0.0), mask, PRECISION)
+    factor = tl.where(inside, _round_precision(rounded - ratio, RATIO_PRECISION), clamped)
     target = row * parts + part
     tl.store(dscale_pointer + target, tl.sum(grad * factor, axis=1), mask=row_mask)
     if HAS_OFFSET:
-        tl.store(doffset_pointer + target, tl.sum(tl.where(outside, grad, 0.0) * scale, axis=1), mask=row_mask)
+        tl.store(doffset_pointer + target, tl.sum(tl.where(inside, 0.0, grad) * scale, axis=1), mask=row_mask)

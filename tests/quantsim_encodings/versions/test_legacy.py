@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quantsim_encodings import AffineEncoding, EncodingsError, Flattened, IntFormat, PerTensor, loads, read, validate
+from quantsim_encodings.versions.legacy import derivable_range, legacy_range
 
 DATA = Path(__file__).parents[1] / "data"
 ONE = {"min": -1.5, "max": 126.0, "scale": 0.5, "offset": -3, "bitwidth": 8, "dtype": "int", "is_symmetric": "False"}
@@ -98,3 +100,24 @@ def test_optional_headers() -> None:
     assert (document.producer, document.quantizer_args, document.excluded_layers) == (None, None, ())
     with pytest.raises(EncodingsError, match="expected an array"):
         read({**file_with([ONE]), "excluded_layers": "head"})
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_aimet_derives_the_written_scale_again(bits: int) -> None:
+    generator = np.random.default_rng(bits)
+    low, high = -generator.random(2000, np.float32), generator.random(2000, np.float32)
+    steps = np.float32(2**bits - 1)
+    scale = (high - low) / steps
+    encoding = AffineEncoding(
+        IntFormat.from_bits(bits, signed=False),
+        scale=scale,
+        offset=np.round(low / scale).astype(np.int64),
+        symmetric=False,
+        granularity=Flattened(),
+    )
+    minimum, maximum = derivable_range(encoding)
+    assert ((maximum - minimum) / steps == scale).all()
+    plain_minimum, plain_maximum = legacy_range(encoding)
+    assert ((plain_maximum - plain_minimum) / steps != scale).any()  # why the plain products do not do
+    assert np.abs(minimum - plain_minimum).max() < 1e-6
+    assert np.abs(maximum - plain_maximum).max() < 1e-6

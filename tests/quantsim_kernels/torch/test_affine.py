@@ -82,13 +82,12 @@ def test_pieces_without_clipped_values(clipped_row: int | None, with_offset: boo
     x = torch.rand(40, 30)
     if clipped_row is not None:
         x[clipped_row, 5:9] = 1000
-        x[clipped_row, 9] = float("nan")
     x, grad, scale = x.to(dtype), torch.randn(40, 30).to(dtype), torch.full((40, 1), 0.02)
     offset = torch.randint(-20, 20, (40, 1)).float() if with_offset else None
     with force_backend("reference"):
         expected = run(x, scale, offset, grad, -128, 127, None)
     actual = run(x, scale, offset, grad, -128, 127, None)
-    torch.testing.assert_close(actual, expected, rtol=2e-6, atol=1e-3, equal_nan=True)
+    torch.testing.assert_close(actual, expected, rtol=2e-6, atol=1e-3)
     assert torch.equal(actual[1], expected[1])  # type: ignore[arg-type]
 
 

@@ -1,0 +1,65 @@
+"""Makes the quantizers that a placement asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from quantsim.errors import ConfigurationError
+from quantsim.quantization.base import QuantizerBase
+from quantsim.sim.config import SimulationConfig
+from quantsim.sim.example_run import ExampleRun
+from quantsim.sim.leaf import Leaf
+from quantsim.sim.module_kinds import channel_axis
+from quantsim.sim.placement import place_quantizers
+from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer
+from quantsim.sim.slots import slot_name
+from quantsim_encodings.document import TensorReference, TensorRole
+
+__all__ = ["make_quantizers"]
+
+
+def make_quantizers(
+    config: SimulationConfig, leaves: Sequence[Leaf], modules: Mapping[str, nn.Module], run: ExampleRun | None
+) -> dict[TensorReference, QuantizerBase]:
+    """A quantizer for every tensor that the config quantizes; nothing is put into modules yet.
+
+    A parameter that modules share gets one quantizer, as it has one set of codes on hardware.
+
+    Args:
+        config: What is wanted.
+        leaves: Quantized modules.
+        modules: All modules of the model by path, for the config's rules.
+        run: What a run on example inputs showed.
+
+    Raises:
+        ConfigurationError: A rule does not fit the model, a setting does not fit a tensor, a lazy module was never run.
+    """
+    by_path = {leaf.path: leaf for leaf in leaves}
+    result: dict[TensorReference, QuantizerBase] = {}
+    shared: dict[tuple[int, object], QuantizerBase] = {}
+    for tensor, setting in place_quantizers(config, leaves, modules, run).items():
+        leaf = by_path[tensor.module]
+        where = slot_name(tensor)
+        if tensor.role is not TensorRole.PARAM:
+            values = next(leaf.module.parameters(), None)
+            quantizer = activation_quantizer(setting, op=leaf.op, where=where)
+            result[tensor] = quantizer if values is None else quantizer.to(values.device)
+            continue
+        values = leaf.parameters[tensor.key]
+        if isinstance(values, nn.parameter.UninitializedParameter):
+            raise ConfigurationError(
+                "a lazy module has no shape yet",
+                where=where,
+                got=type(leaf.module).__name__,
+                expected="a model that has run once",
+                fix="run the model on one batch before simulating it",
+            )
+        quantizer = shared.get((id(values), setting))
+        if quantizer is None:
+            quantizer = parameter_quantizer(setting, values, channel_axis(leaf.op, values), where=where)
+        if isinstance(values, nn.Parameter):  # not rows of one, which are new tensors each time
+            shared[id(values), setting] = quantizer
+        result[tensor] = quantizer
+    return result

@@ -1,0 +1,122 @@
+"""Every preset calibrates and runs on every kind of small model, and gives the accuracy its name promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from quantsim.errors import ConfigurationError
+from quantsim.quantization import affine
+from quantsim.quantization import float as float_quantization
+from quantsim.sim import PRESETS, FloatSetting, IntegerSetting, QuantizationSimModel, SimulationConfig
+from quantsim.sim.presets import preset, preset_names
+
+LEAST_SQNR = {"w8a8": 30.0, "w8a8_dynamic": 32.0, "w4a8": 15.0, "w4a8_dynamic": 15.0, "w4a16_g32": 15.0, "fp8_e4m3": 24.0}
+NEED_DATA = {"w8a8", "w4a8"}
+MODELS = ("mlp", "cnn", "bert")
+
+
+def test_the_presets_of_the_issue_are_there() -> None:
+    assert preset_names() == tuple(PRESETS) == ("w8a8", "w8a8_dynamic", "w4a8", "w4a8_dynamic", "w4a16_g32", "fp8_e4m3")
+    assert set(LEAST_SQNR) == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_plain_data(name: str) -> None:
+    config = preset(name)
+    assert config.name == name
+    assert config.description
+    assert config == preset(name)
+    assert SimulationConfig.parse(config.model_dump()) == config
+    assert SimulationConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_bits", "activation_bits", "dynamic"),
+    [("w8a8", 8, 8, False), ("w8a8_dynamic", 8, 8, True), ("w4a8", 4, 8, False), ("w4a8_dynamic", 4, 8, True)],
+)
+def test_an_integer_preset_is_what_its_name_says(
+    name: str, weight_bits: int, activation_bits: int, dynamic: bool
+) -> None:
+    config = preset(name)
+    assert isinstance(config.weights, IntegerSetting)
+    assert isinstance(config.activations, IntegerSetting)
+    assert (config.weights.bits, config.activations.bits, config.activations.dynamic) == (
+        weight_bits,
+        activation_bits,
+        dynamic,
+    )
+
+
+def test_the_other_presets_are_what_their_names_say() -> None:
+    weight_only, fp8 = preset("w4a16_g32"), preset("fp8_e4m3")
+    assert isinstance(weight_only.weights, IntegerSetting)
+    assert (weight_only.weights.bits, weight_only.weights.block_size, weight_only.activations) == (4, 32, None)
+    assert isinstance(fp8.weights, FloatSetting) and isinstance(fp8.activations, FloatSetting)
+    assert fp8.weights.format == fp8.activations.format == "e4m3fn"
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("w8a8_dynamics", "w8a8_dynamic"), ("w4a16_g64", "w4a16_g32")])
+def test_an_unknown_preset_says_which_are_near(wrong: str, near: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        QuantizationSimModel(nn.Linear(2, 2), torch.zeros(1, 2), config=wrong)
+    for words in (repr(wrong), f"did you mean '{near}'", "w4a8_dynamic", ".yaml"):
+        assert words in str(caught.value)
+    with pytest.raises(ConfigurationError, match="preset_names"):
+        preset("zzzzzz")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("subject", MODELS, indirect=True)
+def test_every_preset_calibrates_and_runs(subject: Any, name: str, sqnr: Any) -> None:
+    expected = subject.outputs(subject.model)
+    sim = QuantizationSimModel(subject.model, subject.example, config=name)
+    assert bool(sim.uncalibrated()) == (name in NEED_DATA)
+    report = sim.compute_encodings(subject.batches)
+    assert report.unobserved == [] or subject.model.__class__.__name__ == "BertModel"
+    assert sim.uncalibrated() == ()
+    actual = subject.outputs(sim)
+    assert torch.isfinite(actual).all()
+    assert not torch.equal(actual, expected)
+    assert sqnr(expected, actual) > LEAST_SQNR[name]
+    # Nothing but quantization: without quantizers the simulation is the model, bit for bit.
+    for _, module in sim.quantized_modules():
+        module._remove_all_quantizers()
+    assert torch.equal(subject.outputs(sim), expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - NEED_DATA))
+def test_a_preset_without_fixed_activation_ranges_needs_no_data(mlp: Any, name: str) -> None:
+    calibrated, fresh = (QuantizationSimModel(mlp.model, mlp.example, config=name) for _ in range(2))
+    calibrated.compute_encodings(mlp.batches)
+    assert torch.equal(mlp.outputs(fresh), mlp.outputs(calibrated))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset_quantizes_both_operands_of_every_multiplication(mlp: Any, name: str) -> None:
+    sim = QuantizationSimModel(mlp.model, mlp.example, config=name)
+    places = [place for place, _ in sim.quantizers()]
+    weights = [f"{path}.param_quantizers['weight']" for path in (0, 2)]
+    inputs = [] if name == "w4a16_g32" else [f"{path}.input_quantizers[0]" for path in (0, 2)]
+    assert sorted(places) == sorted([*weights, *inputs])
+
+
+@pytest.mark.parametrize("name", ["w4a8", "w4a8_dynamic", "w4a16_g32", "fp8_e4m3"])
+def test_weights_in_groups_of_32_have_as_many_scales(name: str) -> None:
+    sim = QuantizationSimModel(nn.Linear(96, 5), torch.zeros(1, 96), config=name)
+    (weight,) = (quantizer for place, quantizer in sim.quantizers() if "weight" in place)
+    assert isinstance(weight, affine.QuantizeDequantize | float_quantization.FloatQuantizeDequantize)
+    assert (tuple(weight.shape), tuple(weight.block_size or ())) == ((5, 3), (1, 32))
+
+
+def test_a_four_bit_weight_takes_at_most_sixteen_values_a_group() -> None:
+    sim = QuantizationSimModel(nn.Linear(64, 3), torch.zeros(1, 64), config="w4a16_g32")
+    sim.compute_param_encodings()
+    module = sim.module("")
+    with torch.no_grad():
+        weight = module.param_quantizers["weight"](module.weight)
+    for group in weight.reshape(6, 32):
+        assert 8 <= group.unique().numel() <= 16
