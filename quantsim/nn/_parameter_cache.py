@@ -3,6 +3,9 @@
 Version counters and addresses alone cannot say that a tensor is unchanged: ``weight.data.copy_(...)`` writes without
 counting, and FSDP refills one address with other values. So a kept value is used only after the content was compared,
 which costs a fraction of quantizing it again: one matrix-vector product with a fixed random vector.
+
+Affine values are kept as integer codes, so that a cached 8-bit weight adds a quarter of the weight's memory, not all of
+it again; mapping codes to real numbers costs a third of quantizing.
 """
 
 from __future__ import annotations
@@ -13,19 +16,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantsim.quantization.affine.base import AffineQuantizerBase
 from quantsim.quantization.base import QuantizerBase
+from quantsim_kernels.affine import affine_dequantize, affine_quantize
 
 __all__ = ["SMALLEST_CACHED", "ParameterCache"]
 
 SMALLEST_CACHED = 8192
 """Parameters with fewer elements are quantized each time: that is as fast as the check."""
 
+_CODE_TYPES = (torch.int8, torch.uint8, torch.int16)
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """Integers on an affine grid, and what maps them to real numbers."""
+
+    codes: Tensor
+    scale: Tensor
+    offset: Tensor | None
+    block_size: tuple[int, ...] | None
+
+    def dequantize(self) -> Tensor:
+        """The real numbers, bit for bit as the quantizer gave them."""
+        return affine_dequantize(self.codes, self.scale, self.offset, self.block_size)
+
 
 @dataclass(frozen=True)
 class _Entry:
     """A quantized value and all that it depends on."""
 
-    quantized: Tensor
+    quantized: Tensor | _Codes
     shape: torch.Size
     stride: tuple[int, ...]
     version: int
@@ -54,7 +75,8 @@ class ParameterCache:
             return quantizer(parameter)
         entry = self._entries.get(name)
         if entry is not None and _is_current(entry, parameter, quantizer):
-            return entry.quantized
+            kept = entry.quantized
+            return kept.dequantize() if isinstance(kept, _Codes) else kept
         # Normal tensors even under inference_mode: a later call outside of it may use them with autograd.
         with torch.inference_mode(False), torch.no_grad():
             quantized = quantizer(parameter)
@@ -94,7 +116,7 @@ def _trains(quantizer: QuantizerBase) -> bool:
 def _make_entry(quantized: Tensor, parameter: Tensor, quantizer: QuantizerBase) -> _Entry:
     probe = _probe(parameter)
     return _Entry(
-        quantized=quantized,
+        quantized=_as_codes(quantized, parameter, quantizer) or quantized,
         shape=parameter.shape,
         stride=parameter.stride(),
         version=parameter._version,
@@ -105,6 +127,27 @@ def _make_entry(quantized: Tensor, parameter: Tensor, quantizer: QuantizerBase) 
         ranges=tuple(values.detach().clone() for values in _range_tensors(quantizer)),
         settings=quantizer.persistent_settings(),
     )
+
+
+def _as_codes(quantized: Tensor, parameter: Tensor, quantizer: QuantizerBase) -> _Codes | None:
+    """Codes that give exactly ``quantized`` again, or ``None`` if there are none that are smaller."""
+    if not isinstance(quantizer, AffineQuantizerBase) or parameter.dtype != torch.float32:
+        return None
+    dtype = next((dtype for dtype in _CODE_TYPES if _holds(dtype, quantizer.qmin, quantizer.qmax)), None)
+    scale, offset = quantizer.get_scale(), quantizer.get_offset()
+    if dtype is None or scale is None:
+        return None
+    scale = scale.detach().clone()
+    offset = offset.detach().clone() if offset is not None and bool(offset.any()) else None
+    block_size = quantizer.block_size
+    codes = affine_quantize(parameter, scale, offset, quantizer.qmin, quantizer.qmax, block_size).to(dtype)
+    kept = _Codes(codes, scale, offset, block_size)
+    return kept if torch.equal(kept.dequantize(), quantized) else None
+
+
+def _holds(dtype: torch.dtype, qmin: int, qmax: int) -> bool:
+    limits = torch.iinfo(dtype)
+    return limits.min <= qmin and qmax <= limits.max
 
 
 def _is_current(entry: _Entry, parameter: Tensor, quantizer: QuantizerBase) -> bool:

@@ -336,8 +336,12 @@ def _layout(
         if shape[summed] % blocks == 0 and block_size in (None, shape[summed] // blocks):
             size = shape[summed] // blocks
             scales = tuple(blocks if index == summed else length for index, length in enumerate(per_channel))
-            block = tuple(1 if index == axis else size if index == summed else -1 for index in range(len(shape)))
-            return (PerBlock(summed, size) if len(shape) == 2 else PerBlocks(block)), scales, block
+            # A kernel of one element is no further axis of the blocks: they lie along one, as versions by axis say.
+            block = tuple(
+                size if index == summed else 1 if index == axis or length == 1 else -1
+                for index, length in enumerate(shape)
+            )
+            return (PerBlocks(block) if -1 in block else PerBlock(summed, size)), scales, block
     raise ShapeError(
         "the scales do not fit the parameter",
         got=f"{count} scales" + (f" of blocks of {block_size}" if block_size else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,7 +20,8 @@ from quantsim_kernels.reference.affine import calibration_range, scale_and_offse
 __all__ = ["ExactMseEncodingAnalyzer"]
 
 _CHUNK_ELEMENTS: Final = 1 << 19
-_SHRINKS: Final = 26
+_SHRINKS: Final = 36
+_FLOAT_PLACES: Final = 52
 _REFINEMENTS: Final = (-0.06, -0.03, 0.0, 0.03, 0.06)
 
 
@@ -30,8 +32,8 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
     numbers: here they are kept, quantized by the kernel that will quantize them, and compared, which is both exact and
     cheaper.
 
-    Integer grids: the observed range shrunk to between 100 % and 50 % (8 bits: 80 %); asymmetric ones then have both
-    ends moved by a few percent. Floating-point grids: the largest value is put at different places of the two highest
+    Integer grids: the observed range shrunk to between 100 % and 20 % (2 and 3 bits), 35 % (up to 6) or 60 %; asymmetric
+    ones then have both ends moved by a few percent. Floating-point grids: the largest value is put at different places of the two highest
     binades, because the relative error of a format depends on where in a binade values lie; none is clipped by more
     than a fifth.
 
@@ -99,7 +101,7 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         assert isinstance(self.format, FloatFormat)
         largest = values.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
         best = _Best(largest)
-        for factor in torch.linspace(0.8, 2.0, 2 * _SHRINKS).tolist():
+        for factor in torch.linspace(0.8, 2.0, _FLOAT_PLACES).tolist():
             scale = (largest * (factor / self.format.max)).clamp(min=torch.finfo(torch.float32).tiny)
             quantized = float_quantize_dequantize(values, scale[:, None], self.format)
             best.offer(quantized.sub_(values).square_().sum(1), -largest * factor, largest * factor)
@@ -116,8 +118,8 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
             quantized = affine_quantize_dequantize(values, scale[:, None], offset[:, None], qmin, qmax)
             best.offer(quantized.sub_(values).square_().sum(1), low, high)
 
-        smallest = 0.5 if steps < 64 else 0.8
-        for factor in torch.linspace(1.0, smallest, _SHRINKS).tolist():
+        smallest = 0.2 if steps < 8 else 0.35 if steps < 64 else 0.6
+        for factor in torch.logspace(0.0, math.log10(smallest), _SHRINKS).tolist():
             offer(minimum * factor, maximum * factor)
         if not is_symmetric:
             low, high = best.low, best.high

@@ -125,6 +125,11 @@ def _identity(tensor: Tensor) -> Tensor:
     return tensor if base is None else base
 
 
+def _writes(name: str) -> bool:
+    """Whether an operation of that name writes into its first tensor, so that its value is no longer the producer's."""
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
 class _Recorder(TorchFunctionMode):
     """Follows tensors by identity and notes functional operations while no leaf module runs."""
 
@@ -161,33 +166,45 @@ class _Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if self.leaf_depth or not isinstance(result, (Tensor, tuple, list)):
-            return result
+        if self.leaf_depth:
+            return func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         name = OPERATION_NAMES.get(name, name)
         if name in IGNORED_OPERATIONS:
-            return result
-        outputs = [tensor for tensor in _tensors(result) if tensor.is_floating_point()]
-        if not outputs:
-            return result
+            if _writes(name) and args and isinstance(args[0], Tensor):
+                self.consume([self.origin_of(args[0])])
+            return func(*args, **(kwargs or {}))
         inputs = [tensor for tensor in _tensors((args, kwargs or {})) if tensor.is_floating_point()]
-        if not inputs:
-            return result
-        bases = {id(_identity(tensor)) for tensor in inputs}
-        is_written = name.endswith("_") and not name.endswith("__")
-        if not is_written and all(id(_identity(tensor)) in bases for tensor in outputs):
-            return result
-        origins = [self.origin_of(tensor) for tensor in inputs]
-        if name in COPYING_OPERATIONS:
-            if origins[0] is not None and len(outputs) == 1 and id(_identity(outputs[0])) not in bases:
-                self.set_origin(outputs[0], origins[0])
-            return result
+        origins = [self.origin_of(tensor) for tensor in inputs]  # before, because the operation may write
+        result = func(*args, **(kwargs or {}))
+        outputs = [tensor for tensor in _tensors(result) if tensor.is_floating_point()] if inputs else []
+        if outputs:
+            self._note(name, inputs, origins, outputs)
+        return result
+
+    def consume(self, origins: Sequence[OutputReference | InputReference | None]) -> None:
+        """Notes that something that is no module reads values."""
         for origin in origins:
             if isinstance(origin, OutputReference):
                 self.calls[origin.module].consumers.add(None)
+
+    def _note(
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        origins: Sequence[OutputReference | InputReference | None],
+        outputs: Sequence[Tensor],
+    ) -> None:
+        bases = {id(_identity(tensor)) for tensor in inputs}
+        is_written = _writes(name)
+        if not is_written and all(id(_identity(tensor)) in bases for tensor in outputs):
+            return  # a view
+        if name in COPYING_OPERATIONS:
+            if origins[0] is not None and len(outputs) == 1:
+                self.set_origin(outputs[0], origins[0])
+            return
+        self.consume(origins)
         self.operations[self.path[-1] if self.path else "", name.rstrip("_") if is_written else name] += 1
-        return result
 
 
 def _entering(recorder: _Recorder, path: str, leaf: Leaf | None) -> Callable[..., None]:
@@ -262,9 +279,7 @@ def run_example(
         with evaluation_mode(model), torch.no_grad(), recorder:
             output = inputs.call(model)
         returned = tuple(recorder.origin_of(result) for result in _tensors(output))
-        for origin in returned:
-            if isinstance(origin, OutputReference):
-                recorder.calls[origin.module].consumers.add(None)
+        recorder.consume(returned)
     except Exception as error:
         where = f"module '{recorder.path[-1]}'" if recorder.path and recorder.path[-1] else "the model"
         raise ConfigurationError(

@@ -159,7 +159,7 @@ def _parameter_settings(config: SimulationConfig, leaf: Leaf) -> Iterable[tuple[
 def _output_settings(
     config: SimulationConfig, leaves: Sequence[Leaf], by_path: Mapping[str, Leaf], run: ExampleRun | None
 ) -> dict[OutputReference, QuantizerSetting | _Absorbed | None]:
-    if config.activations is None or config.activation_placement is not ActivationPlacement.OUTPUTS:
+    if config.activations is None or config.activation_placement != ActivationPlacement.OUTPUTS:
         return {}
     result: dict[OutputReference, QuantizerSetting | _Absorbed | None] = {}
     for leaf in leaves:
@@ -193,7 +193,7 @@ def _inputs_to_quantize(
     run: ExampleRun | None,
     covered: set[OutputReference],
 ) -> list[int]:
-    if config.activation_placement is ActivationPlacement.OPERANDS:
+    if config.activation_placement == ActivationPlacement.OPERANDS:
         if leaf.kind is not ModuleKind.MULTIPLYING:
             return []
         wanted = operand_inputs(leaf.op, leaf.input_names) if leaf.input_names else frozenset(range(leaf.input_count))

@@ -49,15 +49,15 @@ def w8a8() -> SimulationConfig:
 def w8a8_dynamic() -> SimulationConfig:
     """8-bit weights, 8-bit activations whose scale each token computes for itself; needs no calibration data.
 
-    * Weights: int8, symmetric, per output channel; range of least squared error.
+    * Weights: 8 bit, asymmetric, per output channel; range of least squared error. (Symmetric ones cost 0.4 dB on
+      MiniLM.)
     * Activations: 8 bit, asymmetric, one range a token (min-max of its row). Asymmetric, because the rows that enter a
-      layer are far
-      from centred: symmetric rows cost about 4 dB on MiniLM.
+      layer are far from centred: symmetric rows cost about 4 dB on MiniLM.
     """
     return SimulationConfig(
         name="w8a8_dynamic",
-        description="int8 weights per channel, 8-bit activations per token with run-time scales",
-        weights=IntegerSetting(bits=8, granularity=GranularityKind.CHANNEL, analyzer=_EXACT_MSE),
+        description="8-bit weights per channel, 8-bit activations per token with run-time scales",
+        weights=IntegerSetting(bits=8, symmetric=False, granularity=GranularityKind.CHANNEL, analyzer=_EXACT_MSE),
         activations=IntegerSetting(bits=8, symmetric=False, granularity=GranularityKind.TOKEN, dynamic=True),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -108,7 +109,8 @@ def parameter_quantizer(
 
     Channels are along ``channel_axis``. A block holds ``block_size`` elements of the next axis (the inputs that are
     summed) and the whole of the axes after it (a convolution's kernel); an input axis no longer than a block is one
-    block. A vector has one range.
+    block. An axis that ``block_size`` does not divide is cut into the largest equal blocks below it, with a warning. A
+    vector has one range.
 
     Args:
         setting: Format, granularity, analyzer.
@@ -117,7 +119,10 @@ def parameter_quantizer(
         where: What errors call the parameter.
 
     Raises:
-        ConfigurationError: The block size does not divide the input axis.
+        ConfigurationError: The input axis has no divisor from a quarter of ``block_size`` on.
+
+    Warns:
+        UserWarning: The blocks are smaller than asked for.
     """
     shape = tuple(values.shape)
     if setting.granularity is GranularityKind.TENSOR or channel_axis is None:
@@ -130,21 +135,35 @@ def parameter_quantizer(
     length = shape[input_axis]
     if length <= setting.block_size:
         return _build(setting, scales, None).to(values.device)
-    if length % setting.block_size:
-        divisors = [size for size in range(2, setting.block_size + 1) if length % size == 0]
-        raise ConfigurationError(
-            "the weight cannot be cut into whole blocks",
-            where=where,
-            got=f"block_size={setting.block_size} for an axis of {length} (shape {shape})",
-            expected=f"a divisor of {length}" + (f", such as {divisors[-1]}" if divisors else ""),
-            fix="add a rule for this module with another block_size or granularity 'channel'",
-        )
-    count = length // setting.block_size
+    size = _block_size(setting.block_size, length, where=where)
+    count = length // size
     scales = tuple(count if axis == input_axis else size for axis, size in enumerate(scales))
+    # -1 only where there is more than one element: blocks along one axis are what most encodings versions can hold.
     block = tuple(
-        1 if axis == channel_axis else setting.block_size if axis == input_axis else -1 for axis in range(len(shape))
+        size if axis == input_axis else 1 if axis == channel_axis or extent == 1 else -1
+        for axis, extent in enumerate(shape)
     )
     return _build(setting, scales, block, group_axis=input_axis).to(values.device)
+
+
+def _block_size(wanted: int, length: int, *, where: str) -> int:
+    """The largest divisor of ``length`` up to ``wanted``."""
+    size = next(size for size in range(wanted, 0, -1) if length % size == 0)
+    if size * 4 < wanted:
+        raise ConfigurationError(
+            "the weight cannot be cut into equal blocks of about that size",
+            where=where,
+            got=f"block_size={wanted} for an axis of {length}, whose largest divisor up to {wanted} is {size}",
+            expected=f"a block size that divides {length}",
+            fix="add a rule for this module with another block_size or granularity 'channel'",
+        )
+    if size != wanted:
+        warnings.warn(
+            f"{where}: blocks of {size} instead of {wanted}, which does not divide the axis of {length}; "
+            "add a rule for this module to choose otherwise",
+            stacklevel=2,
+        )
+    return size
 
 
 def activation_quantizer(setting: QuantizerSetting, *, op: str | None = None, where: str) -> QuantizerBase:

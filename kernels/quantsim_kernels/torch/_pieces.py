@@ -130,15 +130,18 @@ def apply_in_pieces(
     converts = x.dtype is not dtype or out_dtype is not dtype
     aligned = aligned_views((x, out), parameters, view) if x.numel() > WHOLE_ELEMENTS else None
     if aligned is None:
-        if converts:
+        if converts and out_dtype is dtype:
+            target = out.view(view).copy_(x.view(view))
+            step(target, parameters, target)
+        elif converts:
             out.view(view).copy_(step(x.view(view).to(dtype), parameters, None))
         else:
             step(x.view(view), parameters, out.view(view))
         return out
-    scratch = torch.empty(2 * PIECE_ELEMENTS, dtype=dtype) if converts else None
+    scratch = torch.empty(2 * PIECE_ELEMENTS, dtype=dtype) if converts and out_dtype is not dtype else None
     for (source, target), piece_parameters in pieces(*aligned):
         if scratch is None:
-            step(source, piece_parameters, target)
+            step(target.copy_(source) if converts else source, piece_parameters, target)
         else:
             buffer = scratch[: source.numel()].view(source.shape)
             buffer.copy_(source)

@@ -210,8 +210,12 @@ def dequantize(q: Tensor, scale: Tensor, offset: Tensor | None, block_size: Sequ
     def step(source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
         scale_piece, offset_piece = parameters
         assert scale_piece is not None
-        shift = _ZERO if offset_piece is None else offset_piece
-        y = torch.add(source, shift) if out is None else torch.add(source, shift, out=out)
+        if out is None:
+            y = source.clone()
+        else:
+            y = out if out is source else out.copy_(source)
+        if offset_piece is not None:
+            y.add_(offset_piece)
         return y.mul_(scale_piece)
 
     return apply_in_pieces(step, q, (s, o), view, dtype=internal, out_dtype=out_dtype)

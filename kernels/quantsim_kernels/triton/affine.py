@@ -149,24 +149,26 @@ def _launch_forward(
     count = source.numel()
     if count:
         launch: Any = forward_kernel[(triton.cdiv(count, _ELEMENTS),)]
-        launch(
-            _pointer(source),
-            problem.scale,
-            problem.scale if problem.offset is None else problem.offset,
-            _pointer(y),
-            count,
-            problem.layout.width,
-            *problem.layout.index_arguments,
-            float(qmin),
-            float(qmax),
-            OPERATION=operation,
-            HAS_OFFSET=problem.offset is not None,
-            PRECISION=problem.precision,
-            RATIO_PRECISION=problem.ratio_precision,
-            WIDE_INDEX=source.numel() >= _WIDE,
-            ELEMENTS=_ELEMENTS,
-            enable_fp_fusion=False,
-        )
+        # Triton launches on the current device, which need not be the tensor's.
+        with torch.cuda.device_of(source):
+            launch(
+                _pointer(source),
+                problem.scale,
+                problem.scale if problem.offset is None else problem.offset,
+                _pointer(y),
+                count,
+                problem.layout.width,
+                *problem.layout.index_arguments,
+                float(qmin),
+                float(qmax),
+                OPERATION=operation,
+                HAS_OFFSET=problem.offset is not None,
+                PRECISION=problem.precision,
+                RATIO_PRECISION=problem.ratio_precision,
+                WIDE_INDEX=source.numel() >= _WIDE,
+                ELEMENTS=_ELEMENTS,
+                enable_fp_fusion=False,
+            )
     return y
 
 
@@ -183,28 +185,30 @@ def _launch_backward(
     sums = torch.zeros((2, max(layout.rows, 1), parts), dtype=torch.float32, device=x.device)
     if source.numel():
         launch: Any = backward_kernel[(triton.cdiv(layout.rows, rows), parts)]
-        launch(
-            _pointer(g),
-            _pointer(source),
-            problem.scale,
-            problem.scale if problem.offset is None else problem.offset,
-            _pointer(dx),
-            sums[0],
-            sums[1],
-            layout.rows,
-            layout.width,
-            parts,
-            *layout.index_arguments,
-            float(qmin),
-            float(qmax),
-            HAS_OFFSET=problem.offset is not None,
-            PRECISION=problem.precision,
-            RATIO_PRECISION=problem.ratio_precision,
-            WIDE_INDEX=source.numel() >= _WIDE,
-            ROWS=rows,
-            COLUMNS=columns,
-            enable_fp_fusion=False,
-        )
+        # Triton launches on the current device, which need not be the tensor's.
+        with torch.cuda.device_of(source):
+            launch(
+                _pointer(g),
+                _pointer(source),
+                problem.scale,
+                problem.scale if problem.offset is None else problem.offset,
+                _pointer(dx),
+                sums[0],
+                sums[1],
+                layout.rows,
+                layout.width,
+                parts,
+                *layout.index_arguments,
+                float(qmin),
+                float(qmax),
+                HAS_OFFSET=problem.offset is not None,
+                PRECISION=problem.precision,
+                RATIO_PRECISION=problem.ratio_precision,
+                WIDE_INDEX=source.numel() >= _WIDE,
+                ROWS=rows,
+                COLUMNS=columns,
+                enable_fp_fusion=False,
+            )
     if not source.numel():
         empty = torch.zeros(problem.scale_shape, dtype=torch.float64, device=x.device)
         return dx, empty, None if problem.offset is None else empty

@@ -40,7 +40,7 @@ def _random(seed: int) -> torch.Generator:
 @pytest.fixture
 def mlp() -> Subject:
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
+    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10)).eval()
     return Subject(model, [torch.randn(16, 64, generator=_random(seed)) for seed in range(3)])
 
 

@@ -134,13 +134,14 @@ def test_copies_look_ups_and_integer_work_are_no_arithmetic() -> None:
 def test_the_model_is_as_before_also_after_a_failure() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Linear(3, 2)).train()
     model[1].eval()
-    flags = [module.training for module in model.modules()]
+    modules = [*model.modules()]
+    flags = [module.training for module in modules]
     with pytest.raises(ConfigurationError) as caught:
         observe(model, torch.randn(2, 4))
     assert "module '2'" in str(caught.value)
     assert "RuntimeError" in str(caught.value)
-    assert [module.training for module in model.modules()] == flags
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert [module.training for module in modules] == flags
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in [*modules, *model.modules()])
 
 
 def test_recurrent_states_have_their_places() -> None:

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from quantsim.sim.operations import COPYING_OPERATIONS, GEMM_OPERATIONS, IGNORED_OPERATIONS, OPERATION_NAMES
+
+
+def test_a_function_is_of_one_sort() -> None:
+    sorts = [set(GEMM_OPERATIONS), set(COPYING_OPERATIONS), set(IGNORED_OPERATIONS)]
+    for index, sort in enumerate(sorts):
+        for other in sorts[index + 1 :]:
+            assert not sort & other
+
+
+def test_the_names_are_those_of_torch() -> None:
+    known = {*dir(torch), *dir(functional), *dir(torch.Tensor), *dir(torch.linalg), *dir(torch.nn.attention)}
+    known |= {"_alias", "flex_attention", "_has_torch_function"}
+    for name in {*GEMM_OPERATIONS, *COPYING_OPERATIONS} - {"alias", "_reshape_alias"}:
+        assert name in known, name
+    for plain in OPERATION_NAMES.values():
+        assert plain.rstrip("_") in dir(torch), plain
+    assert not set(OPERATION_NAMES) & set(OPERATION_NAMES.values())
+
+
+def test_copying_operations_give_only_values_of_their_input() -> None:
+    x = torch.randn(4, 4, 4)
+    for result in (x.reshape(-1), x.transpose(0, 1), x.flip(0), x.roll(1, 0), functional.max_pool2d(x, 2), x.ravel()):
+        assert set(result.flatten().tolist()) <= set(x.flatten().tolist())
+    assert {"reshape", "transpose", "flip", "roll", "max_pool2d", "ravel"} <= COPYING_OPERATIONS
