@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from quantsim.cli.main import app, main
+from quantsim.cli.main import app
 
-__all__ = ["app", "main"]
+__all__ = ["app"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from itertools import groupby
 from typing import Annotated
 
 import typer
 
+from quantsim.cli.outcome import CommandError, show_help_without_command
+
 __all__ = ["app"]
 
-app = typer.Typer(help="Kernels: which functions compute quantized ops.", no_args_is_help=True)
+app = typer.Typer(help="Kernels: which functions compute quantized ops.", invoke_without_command=True)
 
 
 @app.callback()
-def _group() -> None:
-    pass
+def _group(context: typer.Context) -> None:
+    show_help_without_command(context)
 
 
 @app.command("list")
@@ -23,7 +27,6 @@ def list_kernels(
 ) -> None:
     """List all kernels in the registry, in the order in which they are tried."""
     import quantsim_kernels
-    from quantsim.cli.outcome import CommandError
 
     kernels = list(quantsim_kernels.registry.kernels())
     if op is not None:
@@ -52,23 +55,26 @@ def list_kernels(
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title="Kernels; of those for one op, the first that has no objection runs",
-        title_justify="left",
-    )
-    table.add_column("op (scheme) / backend", no_wrap=True)
-    table.add_column("priority", justify="right")
-    table.add_column("description", overflow="fold")
-    last = None
-    for kernel in kernels:
-        heading = f"{kernel.op} ({kernel.scheme.value})"
-        if heading != last:
-            table.add_row(f"[bold]{heading}[/]", "", "")
-            last = heading
-        table.add_row(f"  {kernel.backend.value}", str(kernel.priority), kernel.description)
-    Console().print(table)
+    console = Console()
+    console.print("Of the kernels for one op, the first that has no objection to the operands runs.")
+    for (name, scheme), candidates in groupby(kernels, key=lambda kernel: (kernel.op, kernel.scheme)):
+        console.print()
+        console.print(Text(f"{name} ({scheme.value})", style="bold"))
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(min_width=11, no_wrap=True)
+        table.add_column(min_width=11, no_wrap=True)
+        table.add_column()
+        for kernel in candidates:
+            table.add_row(
+                f"  {kernel.backend.value}", f"priority {kernel.priority}", Text(_without_markup(kernel.description))
+            )
+        console.print(table)
+
+
+def _without_markup(text: str) -> str:
+    """A docstring's line as people read it: without the marks of reStructuredText."""
+    return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")

@@ -32,10 +32,10 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
     numbers: here they are kept, quantized by the kernel that will quantize them, and compared, which is both exact and
     cheaper.
 
-    Integer grids: the observed range shrunk to between 100 % and 20 % (2 and 3 bits), 35 % (up to 6) or 60 %; asymmetric
-    ones then have both ends moved by a few percent. Floating-point grids: the largest value is put at different places of the two highest
-    binades, because the relative error of a format depends on where in a binade values lie; none is clipped by more
-    than a fifth.
+    Integer grids: the observed range shrunk to between 100 % and 20 % (2 and 3 bits), 35 % (up to 6) or 60 %;
+    asymmetric ones then have both ends moved by a few percent. Floating-point grids: the largest value is put at
+    different places of the two highest binades, because the relative error of a format depends on where in a binade
+    values lie; none is clipped by more than a fifth.
 
     Args:
         shape: Shape of the range.

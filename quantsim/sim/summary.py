@@ -125,17 +125,33 @@ class SimulationSummary:
         return table
 
     def __str__(self) -> str:
+        from io import StringIO
+
         from rich.console import Console
 
-        console = Console(width=140, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self.table())
-        mebibyte = 1024 * 1024
-        storage = (
-            f"parameters: {self.storage.quantized_bytes / mebibyte:.1f} MiB quantized, "
-            f"{self.storage.float_bytes / mebibyte:.1f} MiB in floating point"
+        # Plain text wherever it goes: a terminal or notebook (which rich looks for) would get control codes or HTML.
+        text = StringIO()
+        console = Console(
+            file=text, width=140, color_system=None, force_terminal=False, force_jupyter=False, highlight=False
         )
-        return f"{capture.get()}{storage}\n{self.coverage}"
+        console.print(self.table())
+        storage = (
+            f"parameters: {_size_label(self.storage.quantized_bytes)} quantized, "
+            f"{_size_label(self.storage.float_bytes)} in floating point"
+        )
+        return f"{text.getvalue()}{storage}\n{self.coverage}"
+
+
+def _size_label(size: int) -> str:
+    """A number of bytes in the unit that leaves one to three digits before the point."""
+    if size < 1024:
+        return f"{size} B"
+    amount = float(size)
+    for unit in ("KiB", "MiB"):
+        amount /= 1024
+        if amount < 999.95:
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1024:.1f} GiB"
 
 
 def iterate_quantizers(modules: Mapping[str, BaseQuantizationMixin]) -> Iterable[tuple[TensorReference, QuantizerBase]]:

@@ -96,6 +96,6 @@ def test_the_collector_joins_schemes_with_different_coverage(model: nn.Module, b
     assert all(value is not None and value > 5 for layer in section.layers for value in layer.sqnr_db)
     assert {part.title for part in collector.range_sections("m")} == {"m, w8a8: activations", "m, w8a8: weights"}
     schemes = {histogram.scheme for part in collector.histogram_sections("m") for histogram in part.histograms}
-    assert schemes == {"w8a8", "w4a16_g32"}  # the dynamic scheme has the same weights, and activations without a grid
+    assert schemes == {"w8a8", "w8a8_dynamic", "w4a16_g32"}  # the dynamic scheme has its own grid for weights only
     coverage = collector.coverage_section("m").rows
     assert [(row.op, row.modules, row.weights, row.activations) for row in coverage] == [("Linear", 2, 2, 2)]

@@ -113,4 +113,6 @@ def assert_same_state() -> Callable[[Mapping[str, Any], Mapping[str, Any]], None
 @pytest.fixture
 def sqnr() -> Callable[[Tensor, Tensor], float]:
     """Signal to quantization noise, in dB."""
-    return lambda expected, actual: float(10 * torch.log10(expected.square().sum() / (actual - expected).square().sum()))
+    return lambda expected, actual: float(
+        10 * torch.log10(expected.square().sum() / (actual - expected).square().sum())
+    )

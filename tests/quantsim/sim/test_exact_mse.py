@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from quantsim_encodings.formats import IntFormat, float_format
 
 from quantsim.errors import NonFiniteError
 from quantsim.quantization import affine
 from quantsim.quantization import float as float_quantization
 from quantsim.quantization.analyzers import MinMaxEncodingAnalyzer, MseEncodingAnalyzer
 from quantsim.sim.exact_mse import ExactMseEncodingAnalyzer
+from quantsim_encodings.formats import IntFormat, float_format
 
 
 def weight(seed: int = 0) -> torch.Tensor:

@@ -77,9 +77,13 @@ def test_model_inputs_and_outputs_are_known() -> None:
 
 
 def test_modules_that_keep_values_are_looked_through() -> None:
-    run = observe(nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Flatten(), nn.Identity(), nn.Linear(4, 4)), torch.randn(2, 4))
+    run = observe(
+        nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Flatten(), nn.Identity(), nn.Linear(4, 4)), torch.randn(2, 4)
+    )
     assert run.calls["4"].inputs[0].producers == {OutputReference("0", 0)}
-    run = observe(nn.Sequential(nn.Conv1d(1, 2, 1), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 4)), torch.randn(2, 1, 4))
+    run = observe(
+        nn.Sequential(nn.Conv1d(1, 2, 1), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 4)), torch.randn(2, 1, 4)
+    )
     assert run.calls["3"].inputs[0].producers == {OutputReference("0", 0)}
 
 

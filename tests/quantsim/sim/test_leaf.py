@@ -77,7 +77,9 @@ def test_kinds(module: nn.Module, kind: ModuleKind) -> None:
 
 
 def test_only_the_outermost_modules_qualify() -> None:
-    model = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "fc": TimesTwo(2, 2), "list": nn.ModuleList([nn.ReLU()])})
+    model = nn.ModuleDict(
+        {"attention": nn.MultiheadAttention(4, 2), "fc": TimesTwo(2, 2), "list": nn.ModuleList([nn.ReLU()])}
+    )
     assert list(quantizable_modules(model)) == ["attention", "fc", "list.0"]
     assert list(quantizable_modules(model, frozenset({"fc"}))) == ["attention", "list.0"]
     with QuantizationMixin.ignore(nn.ReLU):

@@ -34,7 +34,12 @@ IMAGE = torch.randn(1, 2, 4, 4)
 
 
 def test_operands_are_the_inputs_of_multiplying_modules() -> None:
-    assert places(Block(), IMAGE, OPERANDS) == ["conv.input[0]", "conv.param['weight']", "fc.input[0]", "fc.param['weight']"]
+    assert places(Block(), IMAGE, OPERANDS) == [
+        "conv.input[0]",
+        "conv.param['weight']",
+        "fc.input[0]",
+        "fc.param['weight']",
+    ]
 
 
 def test_outputs_fuse_norm_and_activation_and_keep_grids() -> None:
@@ -133,7 +138,11 @@ def test_every_weight_of_a_recurrent_module_but_no_bias_nor_cell_state() -> None
             return self.lstm(x, (h, c))[0]
 
     found = places(Recurrent(), (torch.randn(2, 1, 4), torch.zeros(2, 1, 3), torch.zeros(2, 1, 3)), OPERANDS)
-    assert found == ["lstm.input[0]", "lstm.input[1]", *(f"lstm.param['weight_{kind}_l{n}']" for n in (0, 1) for kind in ("ih", "hh"))]
+    assert found == [
+        "lstm.input[0]",
+        "lstm.input[1]",
+        *(f"lstm.param['weight_{kind}_l{n}']" for n in (0, 1) for kind in ("ih", "hh")),
+    ]
 
 
 def test_without_example_inputs_every_operand_gets_one() -> None:
@@ -199,7 +208,11 @@ def test_excluded_modules_are_left_alone() -> None:
     assert type(sim.model.conv) is nn.Conv2d
     assert sim.coverage.excluded == ("conv",)
     # What an excluded module computes is quantized again where it is an operand.
-    assert places(Block(), IMAGE, {**OUTPUTS, "exclude": ["norm", "act"]})[-3:] == ["fc.input[0]", "fc.param['weight']", "fc.output[0]"]
+    assert places(Block(), IMAGE, {**OUTPUTS, "exclude": ["norm", "act"]})[-3:] == [
+        "fc.input[0]",
+        "fc.param['weight']",
+        "fc.output[0]",
+    ]
 
 
 @pytest.mark.parametrize(

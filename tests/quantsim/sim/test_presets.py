@@ -14,7 +14,14 @@ from quantsim.quantization import float as float_quantization
 from quantsim.sim import PRESETS, FloatSetting, IntegerSetting, QuantizationSimModel, SimulationConfig
 from quantsim.sim.presets import preset, preset_names
 
-LEAST_SQNR = {"w8a8": 30.0, "w8a8_dynamic": 32.0, "w4a8": 15.0, "w4a8_dynamic": 15.0, "w4a16_g32": 15.0, "fp8_e4m3": 24.0}
+LEAST_SQNR = {
+    "w8a8": 30.0,
+    "w8a8_dynamic": 32.0,
+    "w4a8": 15.0,
+    "w4a8_dynamic": 15.0,
+    "w4a16_g32": 15.0,
+    "fp8_e4m3": 24.0,
+}
 NEED_DATA = {"w8a8", "w4a8"}
 MODELS = ("mlp", "cnn", "bert")
 

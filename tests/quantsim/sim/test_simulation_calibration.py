@@ -179,7 +179,13 @@ def test_uncalibrated_use_names_all_quantizers_at_once(mlp: Any) -> None:
     sim = QuantizationSimModel(mlp.model, mlp.example)
     with pytest.raises(NotCalibratedError) as caught:
         sim(mlp.example)
-    for words in ("2 quantizers", "0.input_quantizers[0]", "2.input_quantizers[0]", "compute_encodings", "load_encodings"):
+    for words in (
+        "2 quantizers",
+        "0.input_quantizers[0]",
+        "2.input_quantizers[0]",
+        "compute_encodings",
+        "load_encodings",
+    ):
         assert words in str(caught.value)
 
 

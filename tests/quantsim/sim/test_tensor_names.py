@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from quantsim_encodings import AffineEncoding, EncodingEntry, IntFormat, PerTensor
-from quantsim_encodings.document import TensorReference, TensorRole
 from torch import Tensor, nn
 
 from quantsim.sim import QuantizationSimModel
 from quantsim.sim.tensor_names import ResolvedTensor, TensorResolver
+from quantsim_encodings import AffineEncoding, EncodingEntry, IntFormat, PerTensor
+from quantsim_encodings.document import TensorReference, TensorRole
 
 ENCODING = AffineEncoding(IntFormat(0, 255), 0.5, 0, False, PerTensor())
 

@@ -14,9 +14,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from quantsim_kernels.triton import launch_objection
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -94,14 +91,3 @@ def test_kernels_compile_ahead_of_time(name: str, architecture: int, dtype: str)
     # Exactness: a correctly rounded division, no fused products.
     assert "div.rn.f32" in result["ptx"]
     assert "fma.rn.f32" not in result["ptx"]
-
-
-def test_objections_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    objection = launch_objection(torch.ones(2))
-    assert objection is not None
-    assert "CUDA tensors only" in objection
-    monkeypatch.setattr("quantsim_kernels.triton.is_interpreted", lambda: True)
-    assert launch_objection(torch.ones(2)) is None
-    assert launch_objection(torch.ones(2), zero_point_shift=0.5) == "it has no zero_point_shift"
-    monkeypatch.setattr("quantsim_kernels.triton.is_installed", lambda: False)
-    assert launch_objection(torch.ones(2)) == "the package triton is not installed"
