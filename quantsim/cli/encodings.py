@@ -14,7 +14,7 @@ from quantsim.cli.outcome import CommandError, ExitCode, show_help_without_comma
 if TYPE_CHECKING:
     from quantsim_encodings import EncodingsDocument, EncodingsVersion, Loss
 
-__all__ = ["accepted_losses", "app", "known_version"]
+__all__ = ["accepted_losses", "app", "known_version", "options_for_arguments"]
 
 app = typer.Typer(help="Encodings files: check, convert and compare them, in any version.", invoke_without_command=True)
 
@@ -98,7 +98,7 @@ def convert(
     try:
         quantsim_encodings.write(named, target, written, allow=accepted, parameters=names)
     except quantsim_encodings.EncodingsError as error:
-        raise CommandError(_with_options_for_arguments(str(error))) from error
+        raise CommandError(options_for_arguments(str(error))) from error
     typer.echo(
         f"{target}: wrote {_count(len(document), 'encoding')}, version {written.value} "
         f"(read as {document.version.value})"
@@ -197,7 +197,7 @@ def _matching_names(document: EncodingsDocument, patterns: Iterable[str]) -> fro
     return frozenset(found)
 
 
-def _with_options_for_arguments(message: str) -> str:
+def options_for_arguments(message: str) -> str:
     """The library's advice in terms of what can be done on the command line."""
     with_model = "load it into a simulation of its model, and save that"
     message = re.sub(r"allow=\{'(\w+)'\}", r"--allow \1", message)

@@ -172,9 +172,7 @@ def _call_factory(source: str, what: str) -> Any:
     except CommandError:
         raise
     except _USERS_ERRORS as error:
-        raise CommandError(
-            f"{what} {source}: importing it failed: {_name_and_message(error)}"
-        ) from error
+        raise CommandError(f"{what} {source}: importing it failed: {_name_and_message(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -184,9 +182,7 @@ def _call_factory(source: str, what: str) -> Any:
     try:
         return function()
     except _USERS_ERRORS as error:
-        raise CommandError(
-            f"{what} {source}: the function failed: {_name_and_message(error)}"
-        ) from error
+        raise CommandError(f"{what} {source}: the function failed: {_name_and_message(error)}") from error
 
 
 def _import_module(name: str) -> Any:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantsim.cli.encodings import accepted_losses, known_version, options_for_arguments
+from quantsim.cli.outcome import CommandError, first_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from quantsim.cli.model_source import LoadedModel
-    from quantsim.sim import QuantizationSimModel, SimulationSummary
+    from quantsim.sim import QuantizationSimModel, SimulationConfig, SimulationSummary
+    from quantsim_encodings import EncodingsVersion, Loss
 
 __all__ = ["simulate"]
+
+_WIDTH_OF_FILE = 120
+"""Columns where standard output is no terminal, in which long module names still fit."""
 
 _EXAMPLE_TEXT = "A sentence to see which modules a text goes through."
 
@@ -29,7 +38,18 @@ class _Outcome:
     sqnr_db: float
     cosine: float
     summary: SimulationSummary
-    encodings: Path | None
+    encodings: Path | None = None
+    objection: str | None = None
+    """Why no encodings were written although they were asked for."""
+
+
+@dataclass(frozen=True)
+class _EncodingsTarget:
+    """Where encodings go, and as what."""
+
+    folder: Path
+    version: EncodingsVersion
+    allow: frozenset[Loss]
 
 
 def simulate(
@@ -43,7 +63,8 @@ def simulate(
         ),
     ],
     config: Annotated[
-        list[str] | None, typer.Option("--config", "-c", help="Preset, or JSON or YAML file; may be repeated. [w8a8]")
+        list[str] | None,
+        typer.Option("--config", "-c", help="Preset, or JSON or YAML file; may be repeated.", show_default="w8a8"),
     ] = None,
     data: Annotated[
         str | None,
@@ -63,6 +84,10 @@ def simulate(
     encodings_version: Annotated[
         str, typer.Option(help="Version to write: quantsim-1, aimet-torch, 0.6.1, 1.0.0, 2.0.0, 2.1.0.")
     ] = "quantsim-1",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Accept a loss of that version, as for 'encodings convert'. May be repeated."),
+    ] = None,
     summary: Annotated[
         bool, typer.Option("--summary", "-s", help="Print every quantizer, and what is not quantized.")
     ] = False,
@@ -73,48 +98,78 @@ def simulate(
     """Simulate a quantized model: calibrate it, compare its outputs with floating point, write its encodings."""
     from rich.console import Console
 
+    # All that can be found out before anything slow is.
+    written = known_version(encodings_version, "--encodings-version")
+    accepted = accepted_losses(allow)
+    configs = _load_configs(config or ["w8a8"])
+    if encodings is not None:
+        _require_folder_to_write(encodings)
+    target = None if encodings is None else _EncodingsTarget(encodings, written, accepted)
+
     from quantsim.cli.model_source import load_model, read_batches
-    from quantsim.cli.outcome import CommandError
-    from quantsim.sim import load_config
 
     console = Console()
-    configs = [load_config(name) for name in config or ["w8a8"]]  # before anything slow
-    if encodings is not None and encodings.exists() and not encodings.is_dir():
-        raise CommandError(f"--encodings {encodings}: is a file; expected a folder to write to")
-    with console.status("loading the model"):
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=_WIDTH_OF_FILE)
+    progress = Console(stderr=True)  # apart from the table, which may go to a file
+    with progress.status("loading the model"):
         loaded = load_model(model)
         sizes = {"batch_size": batch_size, "max_tokens": max_tokens, "limit": limit}
         calibration = None if data is None else read_batches(data, loaded, **sizes)
-        evaluation = None if evaluate is None else read_batches(evaluate, loaded, **sizes)
+        evaluation = None if evaluate is None else read_batches(evaluate, loaded, option="--evaluate", **sizes)
     example = _example_inputs(loaded, calibration or evaluation)
     compared = evaluation or calibration or [example]
-    reference = _outputs(loaded.model, compared, console, "floating point")
+    if loaded.example_inputs is not None:
+        _outputs(loaded.model, [example], progress, "example inputs", "the example inputs")
+    reference = _outputs(loaded.model, compared, progress, "floating point")
     outcomes = []
     for chosen in configs:
-        outcomes.append(
-            _simulate_one(
-                loaded, chosen, example, calibration, compared, reference, console, encodings, encodings_version
-            )
-        )
+        outcomes.append(_simulate_one(loaded, chosen, example, calibration, compared, reference, progress, target))
         if summary:
             console.print(outcomes[-1].summary.table())
     basis = "evaluation data" if evaluation else "calibration data" if calibration else "one example input"
     _print(outcomes, loaded.name, basis, console)
+    objections = [f"config {outcome.config!r}: {outcome.objection}" for outcome in outcomes if outcome.objection]
+    if objections:
+        raise CommandError("\n".join(objections))
+
+
+def _load_configs(names: Sequence[str]) -> list[SimulationConfig]:
+    from quantsim.sim import load_config
+
+    configs = [load_config(name) for name in names]
+    files = [_file_name(config.name) for config in configs]
+    twice = sorted({name for name in files if files.count(name) > 1})
+    if twice:
+        raise typer.BadParameter(
+            f"got the name {', '.join(twice)} more than once, expected configs with different names",
+            param_hint="--config",
+        )
+    return configs
+
+
+def _require_folder_to_write(folder: Path) -> None:
+    """Says now what would otherwise come up when all is computed; creates nothing."""
+    present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not present.is_dir():
+        place = "is a file" if present == folder else f"{present} is a file"
+        raise CommandError(f"--encodings {folder}: {place}; expected a folder to write to")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise CommandError(f"--encodings {folder}: {present} cannot be written to; choose another folder")
 
 
 def _simulate_one(
     loaded: LoadedModel,
-    config: Any,
+    config: SimulationConfig,
     example: Any,
     calibration: Sequence[Any] | None,
     compared: Sequence[Any],
     reference: Sequence[Any],
-    console: Console,
-    folder: Path | None,
-    version: str,
+    progress: Console,
+    target: _EncodingsTarget | None,
 ) -> _Outcome:
-    from quantsim.cli.outcome import CommandError
     from quantsim.sim import QuantizationSimModel
+    from quantsim_encodings import EncodingsError
 
     sim = QuantizationSimModel(loaded.model, example, config=config)
     if calibration is None:
@@ -127,20 +182,27 @@ def _simulate_one(
             )
         sim.compute_param_encodings()
     else:
-        with _progress(console, f"{config.name}: calibrating", calibration) as batches:
+        with _progress(progress, f"{config.name}: calibrating", calibration) as batches:
             sim.compute_encodings(batches)
-    results = _outputs(sim, compared, console, config.name)
+    results = _outputs(sim, compared, progress, config.name)
     sqnr, cosine = _closeness(reference, results, compared)
-    path = None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{loaded.name}.{config.name}.json"
-        sim.save_encodings(path, version)
-    return _Outcome(config.name, sqnr, cosine, sim.summary(), path)
+    outcome = _Outcome(config.name, sqnr, cosine, sim.summary())
+    if target is None:
+        return outcome
+    target.folder.mkdir(parents=True, exist_ok=True)
+    path = target.folder / f"{_file_name(loaded.name)}.{_file_name(config.name)}.json"
+    try:
+        sim.save_encodings(path, target.version, allow=target.allow)
+    except EncodingsError as error:  # the figures, which took their time, are shown all the same
+        return replace(outcome, objection=f"no encodings written: {options_for_arguments(str(error))}")
+    return replace(outcome, encodings=path)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 def _example_inputs(loaded: LoadedModel, batches: Sequence[Any] | None) -> Any:
-    from quantsim.cli.outcome import CommandError
 
     if loaded.example_inputs is not None:
         return loaded.example_inputs
@@ -155,28 +217,29 @@ def _example_inputs(loaded: LoadedModel, batches: Sequence[Any] | None) -> Any:
 
 
 def _outputs(
-    model: Callable[..., Any] | QuantizationSimModel, batches: Sequence[Any], console: Console, what: str
+    model: Callable[..., Any] | QuantizationSimModel,
+    batches: Sequence[Any],
+    console: Console,
+    what: str,
+    input_name: str | None = None,
 ) -> list[Any]:
     """The floating-point tensors of each batch's output, in order."""
     import torch
     from torch.utils import _pytree as pytree
 
-    from quantsim.cli.outcome import CommandError
     from quantsim.errors import QuantsimError
     from quantsim.sim.example_inputs import ModelInputs
 
     results = []
     with torch.no_grad(), _progress(console, f"{what}: running", batches) as shown:
         for number, batch in enumerate(shown):
+            name = input_name or f"batch {number}"
             try:
-                output = ModelInputs.of(batch, what=f"batch {number}").call(model)
+                output = ModelInputs.of(batch, what=name).call(model)
             except QuantsimError:
                 raise
             except Exception as error:
-                reason = str(error).strip().splitlines()[:1]
-                raise CommandError(
-                    f"the model fails on batch {number}: {type(error).__name__}: {''.join(reason)}"
-                ) from error
+                raise CommandError(f"the model fails on {name}: {type(error).__name__}: {first_line(error)}") from error
             values = output.values() if hasattr(output, "values") and not isinstance(output, torch.Tensor) else output
             leaves = pytree.tree_leaves(list(values) if not isinstance(values, torch.Tensor) else values)
             results.append([leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()])

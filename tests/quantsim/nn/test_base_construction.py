@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantsim.errors import ConfigurationError, UnknownModuleError
+from quantsim.errors import ConfigurationError, NotCalibratedError, UnknownModuleError
 from quantsim.nn import (
     FakeQuantizationMixin,
     QuantizationMixin,
