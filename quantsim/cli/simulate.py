@@ -114,7 +114,7 @@ def simulate(
     progress = Console(stderr=True)  # apart from the table, which may go to a file
     with progress.status("loading the model"):
         loaded = load_model(model)
-        sizes = {"batch_size": batch_size, "max_tokens": max_tokens, "limit": limit}
+        sizes: Any = {"batch_size": batch_size, "max_tokens": max_tokens, "limit": limit}
         calibration = None if data is None else read_batches(data, loaded, **sizes)
         evaluation = None if evaluate is None else read_batches(evaluate, loaded, option="--evaluate", **sizes)
     example = _example_inputs(loaded, calibration or evaluation)
@@ -287,8 +287,9 @@ def _print(outcomes: Sequence[_Outcome], name: str, basis: str, console: Console
 
     mebibyte = 1024 * 1024
     table = Table(title=f"{name}: output against floating point, on {basis}", title_justify="left")
-    for heading in ("config", "SQNR dB", "cosine", "parameters MiB", "quantizers", "multiplications quantized"):
-        table.add_column(heading, justify="left" if heading == "config" else "right")
+    for heading in ("config", "SQNR dB", "cosine", "parameters\nMiB", "quantizers", "matmuls\nquantized"):
+        is_name = heading == "config"
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
     size = outcomes[0].summary.storage.float_bytes / mebibyte
     table.add_row("floating point", "", "", f"{size:.1f}", "", "")
     for outcome in outcomes:

@@ -36,6 +36,7 @@ def make_quantizers(
     Raises:
         ConfigurationError: A rule does not fit the model, a setting does not fit a tensor, a lazy module was never run.
     """
+    _require_shapes(leaves)
     by_path = {leaf.path: leaf for leaf in leaves}
     result: dict[TensorReference, QuantizerBase] = {}
     shared: dict[tuple[int, object], QuantizerBase] = {}
@@ -48,14 +49,6 @@ def make_quantizers(
             result[tensor] = quantizer if values is None else quantizer.to(values.device)
             continue
         values = leaf.parameters[tensor.key]
-        if isinstance(values, nn.parameter.UninitializedParameter):
-            raise ConfigurationError(
-                "a lazy module has no shape yet",
-                where=where,
-                got=type(leaf.module).__name__,
-                expected="a model that has run once",
-                fix="run the model on one batch before simulating it",
-            )
         quantizer = shared.get((id(values), setting))
         if quantizer is None:
             quantizer = parameter_quantizer(setting, values, channel_axis(leaf.op, values), where=where)
@@ -63,3 +56,17 @@ def make_quantizers(
             shared[id(values), setting] = quantizer
         result[tensor] = quantizer
     return result
+
+
+def _require_shapes(leaves: Sequence[Leaf]) -> None:
+    """Raises for a lazy module that was never run; placement reads the shapes of parameters."""
+    for leaf in leaves:
+        for name, values in leaf.parameters.items():
+            if isinstance(values, nn.parameter.UninitializedParameter):
+                raise ConfigurationError(
+                    "a lazy module has no shape yet",
+                    where=slot_name(TensorReference(leaf.path, TensorRole.PARAM, name)),
+                    got=type(leaf.module).__name__,
+                    expected="a model that has run once",
+                    fix="give example_inputs, or run the model on one batch before simulating it",
+                )

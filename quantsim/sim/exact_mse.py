@@ -22,7 +22,7 @@ __all__ = ["ExactMseEncodingAnalyzer"]
 _CHUNK_ELEMENTS: Final = 1 << 19
 _SHRINKS: Final = 36
 _FLOAT_PLACES: Final = 52
-_REFINEMENTS: Final = (-0.06, -0.03, 0.0, 0.03, 0.06)
+_REFINEMENTS: Final = (-0.2, -0.16, -0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12, 0.16, 0.2)
 
 
 class ExactMseEncodingAnalyzer(EncodingAnalyzer):
@@ -33,7 +33,7 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
     cheaper.
 
     Integer grids: the observed range shrunk to between 100 % and 20 % (2 and 3 bits), 35 % (up to 6) or 60 %;
-    asymmetric ones then have both ends moved by a few percent. Floating-point grids: the largest value is put at
+    asymmetric ones then have both ends moved by up to 20 %. Floating-point grids: the largest value is put at
     different places of the two highest binades, because the relative error of a format depends on where in a binade
     values lie; none is clipped by more than a fifth.
 

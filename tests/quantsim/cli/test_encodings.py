@@ -73,6 +73,70 @@ def test_what_a_version_cannot_hold_is_listed_and_nothing_written(run: Run, tmp_
     assert not target.exists()
 
 
+@pytest.fixture
+def lpbq(tmp_path: Path) -> Path:
+    """A file of version 2.0.0, which does not say what is a parameter, with LPBQ, whose parts 0.6.1 cannot hold."""
+    path = tmp_path / "lpbq.json"
+    weight = {
+        "name": "fc.weight",
+        "output_dtype": "int4",
+        "per_block_int_scale": [[1, 2], [3, 4]],
+        "per_channel_float_scale": [[0.5], [0.25]],
+        "block_size": 2,
+        "axis": 1,
+    }
+    activation = {"name": "x", "output_dtype": "uint8", "y_scale": 0.5, "y_zero_point": 3}
+    path.write_text(json.dumps({"version": "2.0.0", "encodings": [weight, activation]}))
+    return path
+
+
+def test_losses_are_accepted_by_name_and_listed(run: Run, lpbq: Path, tmp_path: Path) -> None:
+    target = tmp_path / "legacy.json"
+    convert = ("encodings", "convert", lpbq, target, "-v", "0.6.1")
+    refused = run(*convert)
+    assert refused.code == 1
+    assert "fc.weight is LPBQ" in refused.err
+    assert "--allow grouping" in refused.err
+    assert "--parameters" in refused.err
+    assert not target.exists()
+    assert run(*convert, "--allow", "grouping").code == 1  # still unknown what is a parameter
+    done = run(*convert, "--allow", "grouping", "--parameters", "*.weight")
+    assert done.code == 0, done.err
+    assert "not held by version 0.6.1" in done.out
+    assert "fc.weight is LPBQ" in done.out
+    written = json.loads(target.read_text())
+    assert list(written["param_encodings"]) == ["fc.weight"]
+    assert list(written["activation_encodings"]) == ["x"]
+
+
+def test_a_parameter_may_be_named_in_full(run: Run, lpbq: Path, tmp_path: Path) -> None:
+    options = ("-v", "0.6.1", "--allow", "grouping", "--parameters", "fc.weight")
+    assert run("encodings", "convert", lpbq, tmp_path / "legacy.json", *options).code == 0
+
+
+def test_the_other_files_are_checked_when_one_is_missing(run: Run, file: Path, tmp_path: Path) -> None:
+    done = run("encodings", "validate", tmp_path / "missing.json", file)
+    assert done.code == 1
+    assert "missing.json: no such file" in done.err
+    assert f"{file}: valid" in done.out
+
+
+def test_all_problems_are_listed_however_many(run: Run, file: Path, tmp_path: Path) -> None:
+    values = json.loads(file.read_text())
+    values["encodings"] = [{**values["encodings"][0], "nonsense": 1} for _ in range(80)]
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(values))
+    done = run("encodings", "validate", broken)
+    assert "$.encodings[79]" in done.err
+
+
+def test_differences_within_the_tolerance_are_none(run: Run, lpbq: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(lpbq.read_text().replace('"y_scale": 0.5', '"y_scale": 0.5000001'))
+    assert run("encodings", "diff", lpbq, other).code == 1
+    assert run("encodings", "diff", lpbq, other, "--tolerance", "1e-5").code == 0
+
+
 def test_differences_are_shown(run: Run, file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     values = json.loads(file.read_text())
@@ -97,6 +161,12 @@ def test_differences_are_shown(run: Run, file: Path, tmp_path: Path) -> None:
         (["convert", "{file}", "out.json", "-v", "1.0.0", "--allow", "anything"], ["anything", "code_sign"]),
         (["convert", "{text}", "out.json", "-v", "1.0.0"], ["cannot read"]),
         (["diff", "{file}", "{text}"], ["cannot read"]),
+        (["diff", "{file}", "nowhere.json"], ["nowhere.json", "no such file"]),
+        (["diff", "{file}", "{file}", "--tolerance", "-1"], ["--tolerance"]),
+        (["convert", "{file}", "{folder}", "-v", "1.0.0"], ["is a folder"]),
+        (["convert", "nowhere.json", "out.json", "-v", "1.0.0"], ["nowhere.json", "no such file"]),
+        (["convert", "{file}", "none/out.json", "-v", "1.0.0"], ["none/out.json", "cannot be written"]),
+        (["convert", "{file}", "out.json", "-v", "1.0.0", "--parameters", "x.*"], ["x.*", "0.weight"]),
         (["explode"], ["explode"]),
     ],
 )
@@ -108,7 +178,12 @@ def test_what_cannot_be_used_is_said_in_words(
     text.write_text("no JSON")
     known = {"file": file, "folder": tmp_path, "text": text}
     done = run("encodings", *(argument.format(**known) for argument in arguments))
-    usage = arguments[0] in ("diff", "explode") or len(arguments) in (1, 3) or {"7.0", "anything"} & set(arguments)
+    usage = (
+        arguments[0] in ("diff", "explode")
+        or len(arguments) in (1, 3)
+        or {"7.0", "anything"} & {*arguments}
+        or {"7.0", "anything"} & set(arguments)
+    )
     assert done.code == (2 if usage else 1)
     said = " ".join(done.err.split())
     for word in words:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 import quantsim_kernels
 
 Run = Callable[..., Any]
@@ -35,3 +37,11 @@ def test_an_unknown_op_is_answered_with_near_ones(run: Run) -> None:
     done = run("kernels", "list", "--op", "affine_quantise")
     assert done.code == 1
     assert "did you mean affine_quantize" in done.err
+
+
+def test_eighty_columns_are_enough(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("kernels", "list").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.rstrip().endswith("with gradients it is the reference.") for line in lines)
+    assert not any("`" in line for line in lines)  # no marks of reStructuredText

@@ -103,7 +103,7 @@ def test_what_cannot_be_used_is_said_in_words(
     folder.mkdir()
     known = {"code": code, "text": text, "folder": folder}
     done = run("simulate", *(argument.format(**known) for argument in arguments))
-    assert done.code == (2 if arguments[-1:] in (["0"], ["--nonsense"], []) else 1)
+    assert done.code == (2 if arguments[-1:] in (["0"], ["9"], ["--nonsense"], []) else 1)
     said = " ".join(done.err.split())
     for word in words:
         assert word in said, said
@@ -156,6 +156,39 @@ def test_a_broken_hugging_face_folder(run: Run, tmp_path: Path) -> None:
     done = run("simulate", tmp_path)
     assert done.code == 1
     assert "transformers cannot load it" in done.err
+
+
+def test_figures_are_shown_although_the_encodings_cannot_be_written(run: Run, code: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    configs = ("-c", "w8a8_dynamic", "-c", "w8a8")
+    done = run(
+        "simulate", f"{code}:model", *configs, "-d", f"{code}:batches", "-o", out, "--encodings-version", "0.6.1"
+    )
+    assert done.code == 1
+    assert set(rows(done.out)) >= {"w8a8_dynamic", "w8a8"}
+    assert "config 'w8a8_dynamic': no encodings written" in done.err
+    assert [path.name for path in out.iterdir()] == ["Sequential.w8a8.json"]  # and nothing half written
+
+
+def test_two_configs_of_one_name_would_overwrite_each_other(run: Run, code: Path) -> None:
+    done = run("simulate", f"{code}:model_with_inputs", "-c", "fp8_e4m3", "-c", "fp8_e4m3")
+    assert done.code == 2
+    assert "--config" in done.err
+    assert "fp8_e4m3" in done.err
+
+
+def test_the_table_fits_a_small_terminal(run: Run, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = run("simulate", f"{code}:model_with_inputs", "-c", "fp8_e4m3")
+    assert set(rows(done.out)) >= {"floating point", "fp8_e4m3"}
+    assert "…" not in done.out
+
+
+def test_progress_is_shown_on_terminals_only(run: Run, code: Path) -> None:
+    done = run("simulate", f"{code}:model", "-d", f"{code}:batches")
+    assert done.err == ""
+    assert "calibrating" not in done.out
+    assert "\x1b" not in done.out
 
 
 def test_the_command_is_installed_and_light() -> None:

@@ -139,7 +139,9 @@ def test_arguments_reach_the_analyzer() -> None:
     assert isinstance(analyzer(kind="mse"), MseEncodingAnalyzer)
 
 
-@pytest.mark.parametrize(("op", "dims"), [("linear", 1), (None, 1), ("conv1d", 2), ("conv2d", 3), ("conv_transpose3d", 4)])
+@pytest.mark.parametrize(
+    ("op", "dims"), [("linear", 1), (None, 1), ("conv1d", 2), ("conv2d", 3), ("conv_transpose3d", 4)]
+)
 def test_the_token_of_an_image_is_the_image(op: str | None, dims: int) -> None:
     setting = IntegerSetting(analyzer=AnalyzerSetting(kind="token_mse"))
     analyzer = activation_quantizer(setting, op=op, where="a").encoding_analyzer

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from quantsim.errors import ConfigurationError
-from quantsim.nn import BaseQuantizationMixin, QuantizedLinear
+from quantsim.nn import BaseQuantizationMixin, QuantizationMixin, QuantizedLinear
 from quantsim.sim.replacement import quantized_counterpart, swap_modules
 
 
@@ -58,24 +58,21 @@ def test_every_holder_gets_the_replacement() -> None:
     assert swap_modules(model, {}) is model
 
 
-class Awkward(nn.Linear):
-    """Has no __dict__ entry that its repr and copying need."""
+class Unfitting(nn.Linear):
+    """Stands for a class whose quantized class cannot be made."""
 
-    def __setstate__(self, state: object) -> None:
-        raise TypeError("cannot be copied")
+
+class QuantizedUnfitting:
+    """What `wrap` gives for it here."""
+
+    @staticmethod
+    def from_module(module: nn.Module) -> nn.Module:
+        raise TypeError("its forward takes no tensors")
 
 
 def test_a_module_that_cannot_be_quantized_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing:
-        @staticmethod
-        def from_module(module: nn.Module) -> nn.Module:
-            raise TypeError("its forward takes no tensors")
-
-    from quantsim.nn import QuantizationMixin
-
-    monkeypatch.setattr(QuantizationMixin, "wrap", lambda cls: Failing)
-    Failing.__name__ = "QuantizedAwkward"
+    monkeypatch.setattr(QuantizationMixin, "wrap", lambda cls: QuantizedUnfitting)
     with pytest.raises(ConfigurationError) as caught:
-        quantized_counterpart("a.b", Awkward(2, 2))
-    for words in ("a.b", "Awkward", "takes no tensors", "exclude=['a.b']"):
+        quantized_counterpart("a.b", Unfitting(2, 2))
+    for words in ("a.b", "Unfitting", "takes no tensors", "QuantizedUnfitting", "exclude=['a.b']"):
         assert words in str(caught.value)

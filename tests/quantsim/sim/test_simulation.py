@@ -54,7 +54,7 @@ def test_in_place_changes_the_model_itself(mlp: Any) -> None:
     [
         {"weights": INT8, "exclude": ["nowhere"]},
         {"weights": INT8, "rules": [{"match": "1", "weights": INT8}]},
-        {"weights": {**INT8, "granularity": "block", "block_size": 60}},
+        {"weights": {**INT8, "granularity": "block", "block_size": 32}},
         {"weights": INT8, "activations": {**INT8, "granularity": "channel"}},
     ],
     ids=["exclusion", "rule", "block", "granularity"],
