@@ -119,6 +119,7 @@ def diff(
 ) -> int:
     """Show where two files differ. Exit code 0 if they do not, 1 if they do, 2 if a file cannot be read."""
     import quantsim_encodings
+    from quantsim_encodings import EncodingsVersion
 
     for file in (first, second):
         _require_file(file, ExitCode.USAGE)
@@ -126,6 +127,9 @@ def diff(
         left, right = quantsim_encodings.read(first), quantsim_encodings.read(second)
     except quantsim_encodings.EncodingsError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
+    if any(entry.tensor is None for document in (left, right) for entry in document):
+        # One file goes by tensor names: the other's tensors without one have the name that converting gives them.
+        left, right = (_with_graph_names(document, EncodingsVersion.AIMET_2_1_0) for document in (left, right))
     differences = quantsim_encodings.diff(left, right, relative_tolerance=tolerance)
     if not differences:
         typer.echo("no difference")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def _load_hugging_face(folder: Path) -> LoadedModel:
             tokenizer.pad_token = tokenizer.eos_token
     except Exception:  # a vision or audio model: no tokenizer, so no texts as data
         tokenizer = None
-    return LoadedModel(model, folder.resolve().name, tokenizer)
+    return LoadedModel(model, Path(os.path.abspath(folder)).name, tokenizer)
 
 
 def read_batches(

@@ -285,20 +285,18 @@ def _progress(console: Console, title: str, batches: Sequence[Any]) -> Iterator[
 def _print(outcomes: Sequence[_Outcome], name: str, basis: str, console: Console) -> None:
     from rich.table import Table
 
-    mebibyte = 1024 * 1024
     table = Table(title=f"{name}: output against floating point, on {basis}", title_justify="left")
     for heading in ("config", "SQNR dB", "cosine", "parameters\nMiB", "quantizers", "matmuls\nquantized"):
         is_name = heading == "config"
         table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
-    size = outcomes[0].summary.storage.float_bytes / mebibyte
-    table.add_row("floating point", "", "", f"{size:.1f}", "", "")
+    table.add_row("floating point", "", "", _in_mebibytes(outcomes[0].summary.storage.float_bytes), "", "")
     for outcome in outcomes:
         coverage = outcome.summary.coverage
         table.add_row(
             outcome.config,
             f"{outcome.sqnr_db:.1f}",
             f"{outcome.cosine:.4f}",
-            f"{outcome.summary.storage.quantized_bytes / mebibyte:.1f}",
+            _in_mebibytes(outcome.summary.storage.quantized_bytes),
             str(len(outcome.summary.rows)),
             f"{coverage.quantized_multiplications} of {coverage.multiplications}",
         )
@@ -307,3 +305,8 @@ def _print(outcomes: Sequence[_Outcome], name: str, basis: str, console: Console
     for outcome in outcomes:
         if outcome.encodings is not None:
             console.print(f"wrote {outcome.encodings}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _in_mebibytes(size: int) -> str:
+    mebibytes = size / 2**20
+    return f"{mebibytes:.1f}" if mebibytes >= 1 else f"{mebibytes:.4f}"

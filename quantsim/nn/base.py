@@ -13,7 +13,7 @@ from quantsim.errors import ConfigurationError, QuantsimError
 from quantsim.nn._parameter_cache import SMALLEST_CACHED, ParameterCache
 from quantsim.nn.calibration import calibrate_parameters
 from quantsim.nn.calibration import compute_encodings as compute_model_encodings
-from quantsim.nn.containers import CONTAINERS, empty_dict, empty_list, quantizers_of
+from quantsim.nn.containers import CONTAINERS, check_later_entries, empty_dict, empty_list, quantizers_of
 from quantsim.nn.encodings_interface import EncodingsInterface
 from quantsim.nn.observation import CalibrationReport
 from quantsim.nn.quantizer_removal import QuantizerRemoval, RestoreOnExit
@@ -53,6 +53,7 @@ class BaseQuantizationMixin(EncodingsInterface, QuantizerRemoval):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__quant_init__()
+        check_later_entries(self)
 
     def __quant_init__(self) -> None:
         """Makes the containers: one input, one output, one entry for each own parameter, all ``None``.
@@ -176,6 +177,7 @@ class BaseQuantizationMixin(EncodingsInterface, QuantizerRemoval):
         quantized: Any = object.__new__(quantized_class)
         quantized.__dict__.update(_shared_attributes(module))
         quantized.__quant_init__()
+        check_later_entries(quantized)
         return quantized
 
     def get_original_module(self) -> nn.Module:

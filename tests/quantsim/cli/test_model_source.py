@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from quantsim.cli.outcome import CommandError
 
 
 @pytest.fixture(autouse=True)
-def _same_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test imports, and where from, is gone after it."""
+def _same_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test imports of its folder, and that it looks there, is forgotten after it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def read(source: str, *, limit: int = 4, tokenizer: object = None) -> list[object]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantsim.errors import ConfigurationError, NonFiniteError, NotCalibratedError
+from quantsim.errors import NonFiniteError, NotCalibratedError
 from quantsim.nn import (
     BaseQuantizationMixin,
     FakeQuantizationMixin,
@@ -209,34 +209,6 @@ def test_quantizers_that_saw_nothing_are_reported() -> None:
     assert torch.equal(linear.output_quantizers[0].get_max(), before)
 
 
-# ---------------------------------------------------------------- removal
-
-
-def test_removal_at_once_and_as_a_context() -> None:
-    linear = calibrated()
-    quantizer, weight = linear.input_quantizers[0], linear.param_quantizers["weight"]
-    with linear._remove_all_quantizers():
-        assert linear.input_quantizers[0] is None
-        assert linear.param_quantizers["weight"] is None
-        assert linear.output_quantizers[0] is None
-    assert linear.input_quantizers[0] is quantizer
-    with pytest.raises(KeyError), linear._remove_activation_quantizers():
-        assert linear.output_quantizers[0] is None
-        assert linear.param_quantizers["weight"] is weight
-        raise KeyError
-    assert linear.input_quantizers[0] is quantizer
-    with linear._remove_param_quantizers("weight"), linear._remove_output_quantizers([-1]):
-        assert linear.param_quantizers["weight"] is None
-        assert linear.output_quantizers[0] is None
-    linear._remove_input_quantizers(0)
-    assert linear.input_quantizers[0] is None
-    with pytest.raises(IndexError):
-        linear._remove_input_quantizers(1)
-    with pytest.raises(KeyError):
-        linear._remove_param_quantizers(["weight", "wait"])
-    assert linear.param_quantizers["weight"] is weight
-
-
 # ---------------------------------------------------------------- fold
 
 
@@ -281,63 +253,6 @@ def test_unfold_follows_the_dtype_of_the_module() -> None:
     linear.unfold_param_quantizers()
     assert linear.weight.dtype == torch.float64
     linear(torch.randn(2, 6, dtype=torch.float64))
-
-
-# ---------------------------------------------------------------- encodings
-
-
-@pytest.mark.parametrize("version", [None, "0.6.1"])
-def test_encodings_round_trip(version: str | None) -> None:
-    source, target = calibrated(), QuantizedLinear(6, 4)
-    target.load_state_dict({name: value for name, value in source.state_dict().items() if "quantizers" not in name})
-    target.input_quantizers[0], target.output_quantizers[0] = activation(4), activation(4)
-    target.param_quantizers["weight"] = affine.QuantizeDequantize((4, 1), 4, True)
-    target.import_input_encodings(source.export_input_encodings(version))
-    target.import_output_encodings({"0": source.export_output_encodings(version)[0]}, requires_grad=False)
-    target.import_param_encodings(source.export_param_encodings(version), allow_overwrite=False)
-    x = torch.randn(7, 6)
-    assert torch.equal(target(x), source(x))
-    assert not any(parameter.requires_grad for parameter in target.output_quantizers.parameters())
-    assert not target.param_quantizers["weight"].is_overwrite_allowed
-
-
-def test_export_of_nothing_is_none() -> None:
-    linear = QuantizedLinear(2, 2)
-    linear.input_quantizers[0] = activation()
-    assert linear.export_input_encodings() == [None]
-    assert linear.export_param_encodings() == {"weight": None, "bias": None}
-    with pytest.raises(ConfigurationError, match="save_encodings"):
-        linear.export_output_encodings("3.0")
-
-
-def test_import_strict_and_partial() -> None:
-    source = calibrated()
-    target = QuantizedLinear(6, 4)
-    target.output_quantizers[0] = activation()
-    encodings = source.export_input_encodings()
-    with pytest.raises(ConfigurationError, match="without a quantizer"):
-        target.import_input_encodings(encodings)
-    target.import_input_encodings(encodings, strict=False)
-    assert target.input_quantizers[0] is None
-    target.import_output_encodings({}, partial=True)
-    assert target.output_quantizers[0] is not None
-    target.import_output_encodings({})
-    assert target.output_quantizers[0] is None
-
-
-def test_import_of_something_wrong_changes_nothing() -> None:
-    linear = calibrated()
-    linear.param_quantizers["bias"] = affine.QuantizeDequantize((), 8, True)
-    good = linear.export_param_encodings()
-    before = {name: value.clone() for name, value in linear.state_dict().items()}
-    other = calibrated(bitwidth=8)
-    with pytest.raises(ConfigurationError, match="bias"):
-        linear.import_param_encodings({"weight": other.export_param_encodings()["weight"], "bias": object()})
-    with pytest.raises(ConfigurationError, match="list of encodings"):
-        linear.import_param_encodings("weight")  # type: ignore[arg-type]
-    for name, value in linear.state_dict().items():
-        assert torch.equal(value.nan_to_num(7), before[name].nan_to_num(7)), name
-    assert linear.export_param_encodings()["weight"] == good["weight"]
 
 
 # ---------------------------------------------------------------- life as a module
