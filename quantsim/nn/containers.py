@@ -29,27 +29,27 @@ CONTAINERS = ("input_quantizers", "param_quantizers", "output_quantizers")
 
 
 class QuantizerList(nn.ModuleList):
-    """A ModuleList of quantizers and ``None``; ``nn.Identity``, which changes nothing either, is let through.
+    """A ModuleList of quantizers and ``None``.
 
     Raises:
-        ConfigurationError: If an entry is any other module.
+        ConfigurationError: If an entry is a module of another kind.
     """
 
     def _get_name(self) -> str:
         return "ModuleList"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _require_quantizer(value, f"activation quantizer {name}", QuantizerBase, nn.Identity)
+        _require_quantizer(value, f"activation quantizer {name}", QuantizerBase)
         super().__setattr__(name, value)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Adds an entry; ``append``, ``extend`` and the constructor come here too."""
-        _require_quantizer(module, f"activation quantizer {name}", QuantizerBase, nn.Identity)
+        _require_quantizer(module, f"activation quantizer {name}", QuantizerBase)
         super().add_module(name, module)
 
     def insert(self, index: int, module: nn.Module) -> None:
         """Inserts an entry before ``index``."""
-        _require_quantizer(module, f"activation quantizer {index}", QuantizerBase, nn.Identity)
+        _require_quantizer(module, f"activation quantizer {index}", QuantizerBase)
         super().insert(index, module)
 
 
@@ -57,7 +57,7 @@ class QuantizerDict(nn.ModuleDict):
     """A ModuleDict of quantizers and ``None``.
 
     Raises:
-        ConfigurationError: If an entry is any other module.
+        ConfigurationError: If an entry is a module of another kind.
     """
 
     def _get_name(self) -> str:

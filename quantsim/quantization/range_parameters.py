@@ -92,6 +92,7 @@ class RangeParameters(nn.Module):
         for target, source in checked:
             target.copy_(source)
         self._forget_derived()
+        self.is_initialized()  # notes it now: code that is compiled later cannot look at the values
 
     def _range_parameter(self, name: str) -> Tensor:
         values = self._parameters.get(name)

@@ -241,3 +241,12 @@ def test_assigning_all_or_nothing():
     assert torch.isnan(quantizer.min).all()
     with pytest.raises(AttributeError, match="no range parameter"):
         quantizer.assign_range_parameters(scale=torch.ones(()))
+
+
+def test_a_range_that_was_set_can_be_compiled_at_once() -> None:
+    """A compiled forward cannot look at the values to see that there is a range: setting it must note that."""
+    quantizer = affine.QuantizeDequantize((), 8, True)
+    quantizer.set_range(-1.0, 1.0)
+    compiled = torch.compile(quantizer, fullgraph=True, backend="eager")
+    x = torch.randn(8)
+    assert torch.equal(compiled(x), quantizer(x))
