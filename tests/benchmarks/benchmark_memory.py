@@ -25,7 +25,8 @@ def persistent_bytes() -> int:
     gc.collect()
     sizes: dict[int, int] = {}
     for candidate in gc.get_objects():
-        if isinstance(candidate, torch.Tensor) and candidate.device.type == "cpu":
+        # Compiled code leaves fake tensors behind, which are subclasses without memory.
+        if type(candidate) in (torch.Tensor, nn.Parameter) and candidate.device.type == "cpu":
             storage = candidate.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
     return sum(sizes.values())
