@@ -22,11 +22,12 @@ class Step(Protocol):
     def __call__(self, source: Tensor, parameters: Sequence[Tensor | None], out: Tensor | None, /) -> Tensor: ...
 
 
-PIECE_ELEMENTS = 2**20
-"""Elements of one piece: 4 MiB of float32; smaller pieces cost more in calls than they save."""
+PIECE_ELEMENTS = 2**21
+"""Elements of one piece: 8 MiB of float32. Each op on a piece wakes the threads once, which with passive waiting costs
+tens of microseconds: measured on 4096 x 4096, pieces of 2**20 take 1.2 times as long, of 2**18 2.5 times."""
 
-BACKWARD_PIECE_ELEMENTS = 2**19
-"""The same for a backward, which keeps six buffers in the cache instead of two."""
+BACKWARD_PIECE_ELEMENTS = 2**21
+"""The same for a backward; there 2**20 takes 1.05 times as long, 2**19 1.3 times."""
 
 WHOLE_ELEMENTS = 2**21
 """Tensors up to this size are not cut."""
