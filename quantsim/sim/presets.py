@@ -35,8 +35,9 @@ def w8a8() -> SimulationConfig:
 
     * Weights: int8, symmetric, per output channel; range of least squared error.
     * Activations: 8 bit, asymmetric, one range a tensor: that of least squared error where every token of the
-      calibration data counts alike (:class:`~quantsim.sim.token_mse.TokenMseEncodingAnalyzer`). Transformers put huge
-      values into one token; min-max and plain squared error give these most of the grid, which costs 1.5 dB on MiniLM.
+      calibration data counts alike (:class:`~quantsim.quantization.analyzers.TokenMseEncodingAnalyzer`).
+      Transformers put huge values into one token; min-max and plain squared error give these most of the grid, which
+      costs 1.5 dB on MiniLM.
     """
     return SimulationConfig(
         name="w8a8",

@@ -10,6 +10,8 @@ from torch import Tensor
 from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine, analyzers
 from quantsim.quantization import float as float_quantization
+from quantsim.quantization.analyzers.exact_mse import ExactMseEncodingAnalyzer
+from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.config import (
     AnalyzerKind,
@@ -19,8 +21,6 @@ from quantsim.sim.config import (
     IntegerSetting,
     QuantizerSetting,
 )
-from quantsim.sim.exact_mse import ExactMseEncodingAnalyzer
-from quantsim.sim.token_mse import TokenMseEncodingAnalyzer
 from quantsim_encodings.encoding import AffineEncoding, DynamicEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
 from quantsim_encodings.formats import FloatFormat, IntFormat, float_format
 

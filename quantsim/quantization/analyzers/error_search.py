@@ -28,7 +28,7 @@ grids need more of it, because float32 holds less of their rounding error."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Candidates:
+class Candidates:
     """Grids to be tried: for each group of rows the same number of scales and offsets, shape (groups, candidates)."""
 
     delta: Tensor
@@ -106,12 +106,12 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
 
     # ---------------------------------------------------------------- candidates
 
-    def _symmetric_candidates(self, minimum: Tensor, maximum: Tensor, steps: int) -> _Candidates:
+    def _symmetric_candidates(self, minimum: Tensor, maximum: Tensor, steps: int) -> Candidates:
         largest = 2 * torch.maximum(maximum, -minimum) / steps
         delta = self._fractions(largest, self.symmetric_delta_candidates).clamp_(min=minimum_scale(0, steps))
-        return _Candidates(delta=delta, offset=delta.new_full((1, 1), float((-steps) // 2)))
+        return Candidates(delta=delta, offset=delta.new_full((1, 1), float((-steps) // 2)))
 
-    def _asymmetric_candidates(self, minimum: Tensor, maximum: Tensor, steps: int) -> _Candidates:
+    def _asymmetric_candidates(self, minimum: Tensor, maximum: Tensor, steps: int) -> Candidates:
         largest = (maximum - minimum) / steps
         observed_offset = torch.round(minimum / largest)
         observed_min = largest * observed_offset
@@ -127,7 +127,7 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
         low = torch.maximum(observed_min[:, None, None], low)
         high = torch.minimum(observed_max[:, None, None], high)
         delta = ((high - low) / steps).clamp_(min=minimum_scale(0, steps))
-        return _Candidates(delta=delta.flatten(1), offset=torch.round(low / delta).flatten(1))
+        return Candidates(delta=delta.flatten(1), offset=torch.round(low / delta).flatten(1))
 
     @staticmethod
     def _fractions(largest: Tensor, count: int) -> Tensor:
@@ -137,7 +137,7 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
 
     # ---------------------------------------------------------------- the search
 
-    def _best(self, histogram: Histogram, candidates: _Candidates, steps: int) -> Tensor:
+    def _best(self, histogram: Histogram, candidates: Candidates, steps: int) -> Tensor:
         """Index of the best candidate of each group.
 
         A fast pass finds the candidates near the smallest error; where there are several, the defining formula
@@ -169,7 +169,7 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
             error = torch.where(clipped, error * self.gamma, error)
         return error.sum(dim=-1)
 
-    def _fast_errors(self, midpoints: Tensor, counts: Tensor, candidates: _Candidates, steps: int) -> Tensor:
+    def _fast_errors(self, midpoints: Tensor, counts: Tensor, candidates: Candidates, steps: int) -> Tensor:
         """Approximate errors (groups, candidates); infinity where clipping alone is worse than the best."""
         errors = torch.full_like(candidates.delta, math.inf)
         if self.p != 2:
@@ -205,7 +205,7 @@ class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
                 evaluate(columns)
         return errors
 
-    def _general_errors(self, midpoints: Tensor, counts: Tensor, candidates: _Candidates, steps: int) -> Tensor:
+    def _general_errors(self, midpoints: Tensor, counts: Tensor, candidates: Candidates, steps: int) -> Tensor:
         groups, tried = candidates.delta.shape
         offsets = candidates.offset.expand_as(candidates.delta)
         errors = torch.empty(groups * tried, dtype=torch.float32, device=midpoints.device)

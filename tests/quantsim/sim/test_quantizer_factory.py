@@ -10,11 +10,11 @@ from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine
 from quantsim.quantization import float as float_quantization
 from quantsim.quantization.analyzers import MseEncodingAnalyzer, PercentileEncodingAnalyzer, SqnrEncodingAnalyzer
+from quantsim.quantization.analyzers.exact_mse import ExactMseEncodingAnalyzer
+from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, FloatSetting, IntegerSetting, QuantizerSetting
-from quantsim.sim.exact_mse import ExactMseEncodingAnalyzer
 from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer, quantizer_from_encoding
-from quantsim.sim.token_mse import TokenMseEncodingAnalyzer
 from quantsim_encodings.encoding import MXEncoding
 from quantsim_encodings.formats import FloatFormat, IntFormat
 

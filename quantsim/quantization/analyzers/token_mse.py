@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.analyzers import EncodingAnalyzer, MseEncodingAnalyzer, NonFinitePolicy
-from quantsim.quantization.analyzers.error_search import _Candidates
+from quantsim.quantization.analyzers.error_search import Candidates
 from quantsim.quantization.analyzers.histogram import Histogram
 from quantsim.quantization.analyzers.min_max import observed_extremes
 
@@ -166,7 +166,7 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
         return self._range_of(histogram, num_steps, is_symmetric)
 
     @override
-    def _asymmetric_candidates(self, minimum: Tensor, maximum: Tensor, steps: int) -> _Candidates:
+    def _asymmetric_candidates(self, minimum: Tensor, maximum: Tensor, steps: int) -> Candidates:
         """All pairs of a fraction of the observed minimum and one of the observed maximum."""
         low = (
             minimum[:, None, None]
@@ -176,4 +176,4 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
             1, _SMALLEST_FRACTION / 2, _HIGH_CANDIDATES, device=minimum.device
         )
         delta = ((high - low) / steps).clamp_(min=torch.finfo(torch.float32).tiny)
-        return _Candidates(delta=delta.flatten(1), offset=torch.round(low / delta).flatten(1))
+        return Candidates(delta=delta.flatten(1), offset=torch.round(low / delta).flatten(1))

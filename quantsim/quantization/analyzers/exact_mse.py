@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from quantsim.quantization.analyzers import EncodingAnalyzer, NonFinitePolicy
+from quantsim.quantization.analyzers.base import EncodingAnalyzer, NonFinitePolicy
 from quantsim.quantization.analyzers.grouping import flatten_groups
 from quantsim.quantization.analyzers.min_max import observed_extremes
 from quantsim_encodings.formats import FloatFormat, IntFormat

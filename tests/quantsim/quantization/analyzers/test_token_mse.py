@@ -7,7 +7,7 @@ import torch
 
 from quantsim.errors import ConfigurationError, NonFiniteError
 from quantsim.quantization import affine
-from quantsim.sim.token_mse import TokenMseEncodingAnalyzer
+from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 
 
 def tokens(seed: int = 0, count: int = 200, features: int = 64) -> torch.Tensor:

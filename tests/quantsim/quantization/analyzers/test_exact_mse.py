@@ -10,7 +10,7 @@ from quantsim.errors import NonFiniteError
 from quantsim.quantization import affine
 from quantsim.quantization import float as float_quantization
 from quantsim.quantization.analyzers import MinMaxEncodingAnalyzer, MseEncodingAnalyzer
-from quantsim.sim.exact_mse import ExactMseEncodingAnalyzer
+from quantsim.quantization.analyzers.exact_mse import ExactMseEncodingAnalyzer
 from quantsim_encodings.formats import IntFormat, float_format
 
 
@@ -83,7 +83,7 @@ def test_large_weights_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     whole = ExactMseEncodingAnalyzer((16, 1), grid)
     whole.update_stats(values)
     expected = torch.cat(whole.compute_encodings(15, True))
-    monkeypatch.setattr("quantsim.sim.exact_mse._CHUNK_ELEMENTS", 130)
+    monkeypatch.setattr("quantsim.quantization.analyzers.exact_mse._CHUNK_ELEMENTS", 130)
     assert torch.equal(torch.cat(whole.compute_encodings(15, True)), expected)
 
 
