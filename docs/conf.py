@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "tables_from_code",
+    "float_formats",
 ]
 exclude_patterns = ["_build", "_extensions"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from quantsim_encodings.errors import EncodingsError, Problem
     from quantsim_encodings.files import dumps, loads, read, validate, write
     from quantsim_encodings.formats import (
+        NAMED_BLOCK_FORMATS,
         NAMED_FLOAT_FORMATS,
         NAMED_MX_FORMATS,
+        BlockFormat,
         FixedPointFormat,
         FloatFormat,
         Format,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         NVFP4Format,
         OpticalFormat,
         RoundingMode,
+        block_format,
         float_format,
         mx_format,
     )
@@ -64,9 +67,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_ALLOWED",
+    "NAMED_BLOCK_FORMATS",
     "NAMED_FLOAT_FORMATS",
     "NAMED_MX_FORMATS",
     "AffineEncoding",
+    "BlockFormat",
     "Difference",
     "DynamicEncoding",
     "Encoding",
@@ -102,6 +107,7 @@ __all__ = [
     "TensorReference",
     "TensorRole",
     "UnplacedGroupedBlockEncoding",
+    "block_format",
     "convert",
     "diff",
     "dumps",

@@ -70,6 +70,7 @@ class MXEncoding(Encoding):
         scale: Scales of the blocks where they are fixed (a weight), else ``None``: they follow from the values.
         tensor_scale: Float32 scale of the whole tensor (two-level NVFP4), else ``None``.
         block_size: Extent of a block in each dimension, or ``None`` where ``granularity`` says it.
+        rounding: How elements between two numbers are rounded; the scales follow the format's own rule.
 
     Raises:
         EncodingsError: If a scale is negative or not finite, or shapes or granularity contradict each other.
@@ -80,9 +81,11 @@ class MXEncoding(Encoding):
     scale: NDArray[Any] | None = None
     tensor_scale: float | None = None
     block_size: tuple[int, ...] | None = None
+    rounding: RoundingMode = RoundingMode.NEAREST_EVEN
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
+        object.__setattr__(self, "rounding", RoundingMode(self.rounding))
         if not isinstance(self.format, (MXFormat, NVFP4Format)):
             raise fail(owner, "format", f"got {self.format!r}, expected an MXFormat or NVFP4Format")
         shape: tuple[int, ...] = ()
@@ -109,6 +112,7 @@ class DynamicEncoding(Encoding):
         format: Integers or floating-point numbers.
         granularity: Which elements share a scale.
         symmetric: Whether an integer grid is symmetric around zero.
+        rounding: How values between two numbers are rounded.
 
     Raises:
         EncodingsError: If the format is neither an IntFormat nor a FloatFormat.
@@ -117,9 +121,11 @@ class DynamicEncoding(Encoding):
     format: IntFormat | FloatFormat  # pyright: ignore[reportIncompatibleVariableOverride] - frozen, so narrowing is safe
     granularity: Granularity
     symmetric: bool
+    rounding: RoundingMode = RoundingMode.NEAREST_EVEN
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
+        object.__setattr__(self, "rounding", RoundingMode(self.rounding))
         if not isinstance(self.format, (IntFormat, FloatFormat)):
             raise fail(owner, "format", f"got {self.format!r}, expected an IntFormat or a FloatFormat")
         if not isinstance(self.granularity, Granularity):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -205,17 +206,35 @@ NAMED_FLOAT_FORMATS: Final[Mapping[str, FloatFormat]] = MappingProxyType(_named_
 """Formats by name: IEEE 754 (fp16, fp32), bf16, tf32, the OCP formats, and IEEE-like e4m3 (max 240) and e3m4."""
 
 
+_SPELLED: Final = re.compile(r"e([0-9]{1,2})m([0-9]{1,2})")
+
+
 def float_format(name: str) -> FloatFormat:
-    """Looks a named float format up.
+    """Looks a named float format up; ``e<E>m<M>`` otherwise spells an IEEE-like format of these widths.
+
+    A name of the table comes first, so ``"e3m2"`` is the finite OCP format; ``FloatFormat(3, 2)`` is the IEEE-like one.
+
+    Args:
+        name: A name of `NAMED_FLOAT_FORMATS`, or for instance ``"e5m10"`` (1 to 11 exponent bits, 0 to 52 fraction
+            bits).
 
     Raises:
         ValueError: If there is none of that name; the message lists the names.
 
     Example:
-        >>> float_format("e2m1").max
-        6.0
+        >>> float_format("e2m1").max, float_format("e5m10") == float_format("fp16")
+        (6.0, True)
+        >>> float_format("e6m9").max
+        4290772992.0
     """
     try:
         return NAMED_FLOAT_FORMATS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"float format: got {name!r}, expected one of {', '.join(NAMED_FLOAT_FORMATS)}") from None
+        pass
+    spelled = _SPELLED.fullmatch(name) if isinstance(name, str) else None
+    if spelled is None:
+        raise ValueError(
+            f"float format: got {name!r}, expected one of {', '.join(NAMED_FLOAT_FORMATS)}, or e<E>m<M> with E "
+            "exponent and M fraction bits, for instance 'e6m9'"
+        )
+    return FloatFormat(int(spelled[1]), int(spelled[2]), name=name)

@@ -16,8 +16,10 @@ from quantsim_encodings._format_base import Format, require_integer
 from quantsim_encodings.float_formats import NAMED_FLOAT_FORMATS, FloatFormat, NanEncoding, float_format
 
 __all__ = [
+    "NAMED_BLOCK_FORMATS",
     "NAMED_FLOAT_FORMATS",
     "NAMED_MX_FORMATS",
+    "BlockFormat",
     "FixedPointFormat",
     "FloatFormat",
     "Format",
@@ -28,6 +30,7 @@ __all__ = [
     "NanEncoding",
     "OpticalFormat",
     "RoundingMode",
+    "block_format",
     "float_format",
     "mx_format",
 ]
@@ -51,18 +54,74 @@ class MXScaleRule(StrEnum):
 
 
 class RoundingMode(StrEnum):
-    """Names of the rounding laws that a value may be cast with."""
+    """Names of the rounding laws that a value may be cast with; each has a number, too.
+
+    Example:
+        >>> RoundingMode.parse(1), RoundingMode.parse("towards_zero").number
+        (<RoundingMode.NEAREST_EVEN: 'nearest_even'>, 4)
+    """
 
     NEAREST_ODD = "nearest_odd"
+    """0: to the nearest number, from halfway to the one with the odd code."""
     NEAREST_EVEN = "nearest_even"
+    """1: to the nearest number, from halfway to the one with the even code."""
     UP = "up"
+    """2: toward positive infinity."""
     DOWN = "down"
+    """3: toward negative infinity."""
     TOWARD_ZERO = "toward_zero"
+    """4: toward zero."""
     STOCHASTIC = "stochastic"
+    """5: away from zero with a probability equal to the fraction of the way."""
     STOCHASTIC_EQUAL = "stochastic_equal"
+    """6: away from zero or toward it with equal probability, exact values excepted."""
     NEAREST_ZERO = "nearest_zero"
+    """7: to the nearest number, from halfway toward zero."""
     NEAREST_AWAY = "nearest_away"
+    """8: to the nearest number, from halfway away from zero."""
     ODD = "odd"
+    """9: to the neighbour with the odd code, exact values excepted."""
+
+    @classmethod
+    def parse(cls, value: int | str | RoundingMode) -> RoundingMode:
+        """The mode that a number (0 to 9), a name or an alias (``nearest``, ``towards_zero``) stands for.
+
+        Raises:
+            ValueError: If it stands for none; the message lists number and name of all.
+        """
+        # The enum's own members come first: this runs in each call of a cast.
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            found = _ROUNDING_BY_NAME.get(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            found = _ROUNDING_BY_NUMBER.get(value)
+        else:
+            found = None
+        if found is None:
+            known = ", ".join(f"{number} {mode.value}" for number, mode in _ROUNDING_BY_NUMBER.items())
+            aliases = ", ".join(f"{alias!r} for {name!r}" for alias, name in _ROUNDING_ALIASES.items())
+            raise ValueError(f"rounding mode: got {value!r}, expected a number or name of {known} (also {aliases})")
+        return found
+
+    @property
+    def number(self) -> int:
+        """The mode's number, 0 to 9."""
+        return _ROUNDING_NUMBERS[self]
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it draws random bits."""
+        return self is RoundingMode.STOCHASTIC or self is RoundingMode.STOCHASTIC_EQUAL
+
+
+_ROUNDING_ALIASES: Final = {"nearest": "nearest_even", "towards_zero": "toward_zero"}
+_ROUNDING_BY_NUMBER: Final[dict[int, RoundingMode]] = dict(enumerate(RoundingMode))
+_ROUNDING_NUMBERS: Final[dict[RoundingMode, int]] = {mode: number for number, mode in _ROUNDING_BY_NUMBER.items()}
+_ROUNDING_BY_NAME: Final[dict[str, RoundingMode]] = {
+    **{mode.value: mode for mode in RoundingMode},
+    **{alias: RoundingMode(name) for alias, name in _ROUNDING_ALIASES.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -242,6 +301,31 @@ class NVFP4Format(Format):
     def bits_per_element(self) -> float:
         """Storage per element in bits, its share of the block's scale included."""
         return self.element.bits + self.scale_format.bits / self.block_size
+
+
+BlockFormat = MXFormat | NVFP4Format
+"""Formats whose scales follow from the values themselves, block by block."""
+
+NAMED_BLOCK_FORMATS: Final[Mapping[str, BlockFormat]] = MappingProxyType(
+    {**NAMED_MX_FORMATS, "nvfp4": NVFP4Format(), "nvfp4_one_level": NVFP4Format(two_level=False)}
+)
+"""The concrete formats of OCP Microscaling v1.0, and NVIDIA's NVFP4 with and without a scale for the whole tensor."""
+
+
+def block_format(name: str) -> BlockFormat:
+    """Looks a named block format up; `dataclasses.replace` gives it another block size or scale rule.
+
+    Raises:
+        ValueError: If there is none of that name; the message lists the names.
+
+    Example:
+        >>> block_format("nvfp4").block_size, block_format("mxint8").element.bits
+        (16, 8)
+    """
+    try:
+        return NAMED_BLOCK_FORMATS[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"block format: got {name!r}, expected one of {', '.join(NAMED_BLOCK_FORMATS)}") from None
 
 
 @dataclass(frozen=True)

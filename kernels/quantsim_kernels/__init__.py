@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantsim_kernels.accumulation import Accumulation
 from quantsim_kernels.affine import (
     affine_dequantize,
     affine_dynamic_quantize_dequantize,
@@ -10,10 +11,20 @@ from quantsim_kernels.affine import (
 )
 from quantsim_kernels.float_cast import (
     float_cast,
+    float_cast_gradient,
     float_dynamic_quantize_dequantize,
     float_quantize_dequantize,
 )
-from quantsim_kernels.operands import QuantizedOperand
+from quantsim_kernels.float_codes import float_decode, float_encode
+from quantsim_kernels.float_matmul import (
+    accumulated_attention,
+    accumulated_convolution,
+    accumulated_linear,
+    accumulated_matmul,
+)
+from quantsim_kernels.mx import MXCodes, mx_dequantize, mx_quantize, mx_quantize_dequantize
+from quantsim_kernels.operands import DeferredOperand, OperandCast, QuantizedOperand
+from quantsim_kernels.random_seeds import manual_seed, next_seed, rounding_noise
 from quantsim_kernels.registry import (
     Backend,
     Decision,
@@ -32,30 +43,49 @@ from quantsim_kernels.registry import (
     select,
     unregister,
 )
+from quantsim_kernels.torch.compilation import compiled_kernels
 
 __all__ = [
+    "Accumulation",
     "Backend",
     "Decision",
+    "DeferredOperand",
     "Kernel",
     "KernelUnavailableError",
+    "MXCodes",
+    "OperandCast",
     "QuantizedOperand",
     "Registry",
     "Scheme",
+    "accumulated_attention",
+    "accumulated_convolution",
+    "accumulated_linear",
+    "accumulated_matmul",
     "affine_dequantize",
     "affine_dynamic_quantize_dequantize",
     "affine_quantize",
     "affine_quantize_dequantize",
     "backends",
+    "compiled_kernels",
     "explain",
     "float_cast",
+    "float_cast_gradient",
+    "float_decode",
     "float_dynamic_quantize_dequantize",
+    "float_encode",
     "float_quantize_dequantize",
     "force_backend",
     "forced_backend",
     "has_kernels",
+    "manual_seed",
+    "mx_dequantize",
+    "mx_quantize",
+    "mx_quantize_dequantize",
+    "next_seed",
     "ops",
     "register",
     "registry",
+    "rounding_noise",
     "select",
     "unregister",
 ]

@@ -24,6 +24,7 @@ __all__ = [
     "Predicate",
     "Registry",
     "Scheme",
+    "Screen",
     "backends",
     "explain",
     "force_backend",
@@ -59,6 +60,9 @@ class Scheme(StrEnum):
 Predicate = Callable[..., str | None]
 """Called with the operands and arguments of the op; returns ``None`` to accept, else the reason for refusing."""
 
+Screen = Callable[..., bool]
+"""Called with the op's inputs *before* anything quantizes them; False refuses cheaply."""
+
 KernelFunction = TypeVar("KernelFunction", bound=Callable[..., Any])
 
 
@@ -78,6 +82,8 @@ class Kernel:
         predicate: objections to given operands, see :data:`Predicate`; ``None`` never objects.
         priority: larger is tried first.
         description: one line for people, by default the first line of the function's docstring.
+        screen: a cheap question that comes before the operands are prepared, see :meth:`Registry.may_select`; it may
+            return False only where the predicate would object. ``None`` never refuses.
     """
 
     op: str
@@ -87,6 +93,7 @@ class Kernel:
     predicate: Predicate | None = None
     priority: int = 0
     description: str = ""
+    screen: Screen | None = None
 
     def __call__(self, *operands: Any, **arguments: Any) -> Any:
         """Run the kernel's function."""
@@ -157,6 +164,9 @@ def forced_backend() -> Backend | None:
     return _FORCED.get()
 
 
+_NO_SCHEMES: frozenset[Scheme] = frozenset()
+
+
 class Registry:
     """Kernels by ``(op, scheme)``, ordered by priority.
 
@@ -166,6 +176,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._candidates: dict[tuple[str, str], tuple[Kernel, ...]] = {}
+        self._schemes: dict[str, frozenset[Scheme]] = {}
 
     def register(
         self,
@@ -176,6 +187,7 @@ class Registry:
         predicate: Predicate | None = None,
         priority: int = 0,
         description: str | None = None,
+        screen: Screen | None = None,
     ) -> Callable[[KernelFunction], KernelFunction]:
         """Decorator that adds a function as a kernel and returns the function unchanged.
 
@@ -186,6 +198,7 @@ class Registry:
             predicate: returns ``None`` to accept the operands, else the reason for refusing them.
             priority: larger is tried first.
             description: one line for people; default: the first line of the function's docstring.
+            screen: see :class:`Kernel`.
 
         Raises:
             ValueError: ``op`` is empty, ``scheme`` or ``backend`` is unknown, or the same function is already there.
@@ -219,9 +232,11 @@ class Registry:
                 predicate=predicate,
                 priority=priority,
                 description=description if description is not None else _first_line(function),
+                screen=screen,
             )
             ordered = sorted((*present, kernel), key=lambda candidate: -candidate.priority)
             self._candidates[(op, scheme)] = tuple(ordered)
+            self._schemes[op] = self.schemes(op) | {scheme}
             return function
 
         return decorate
@@ -236,11 +251,31 @@ class Registry:
                 self._candidates[key] = kept
             else:
                 del self._candidates[key]
+                op = key[0]
+                self._schemes[op] = frozenset(scheme for scheme in Scheme if (op, scheme) in self._candidates)
         return removed
+
+    def schemes(self, op: str) -> frozenset[Scheme]:
+        """The schemes in which ``op`` has kernels: one dictionary look-up."""
+        return self._schemes.get(op, _NO_SCHEMES)
 
     def has_kernels(self, op: str, scheme: Scheme | str) -> bool:
         """Whether any kernel is registered for the pair: one dictionary look-up, no predicate is asked."""
         return (op, scheme) in self._candidates
+
+    def may_select(self, op: str, scheme: Scheme | str, *inputs: Any) -> bool:
+        """Whether :meth:`select` could choose a kernel, judged before operands are prepared.
+
+        Args:
+            op: name of the op.
+            scheme: family of formats.
+            *inputs: the op's inputs, not quantized.
+        """
+        # A loop, as a generator would double the time, and this runs in each forward of a quantized module.
+        for kernel in self._candidates.get((op, scheme), ()):  # noqa: SIM110
+            if kernel.screen is None or kernel.screen(*inputs):
+                return True
+        return False
 
     def candidates(self, op: str, scheme: Scheme | str) -> tuple[Kernel, ...]:
         """The kernels of the pair, from the highest priority down."""

@@ -52,6 +52,24 @@ class _EncodingsTarget:
     allow: frozenset[Loss]
 
 
+def _list_presets(wanted: bool) -> None:
+    if not wanted:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from quantsim.sim import preset, preset_names
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("preset", "needs data", "what it is"):
+        table.add_column(heading, no_wrap=heading != "what it is")
+    for name in preset_names():
+        config = preset(name)
+        table.add_row(name, "yes" if config.needs_data else "no", config.description)
+    Console(width=None if "COLUMNS" in os.environ else _WIDTH_OF_FILE).print(table)
+    raise typer.Exit
+
+
 def simulate(
     model: Annotated[
         str,
@@ -64,8 +82,17 @@ def simulate(
     ],
     config: Annotated[
         list[str] | None,
-        typer.Option("--config", "-c", help="Preset, or JSON or YAML file; may be repeated.", show_default="w8a8"),
+        typer.Option(
+            "--config",
+            "-c",
+            help="Preset (see --list-presets), or JSON or YAML file; may be repeated.",
+            show_default="w8a8",
+        ),
     ] = None,
+    list_presets: Annotated[
+        bool,
+        typer.Option("--list-presets", help="Show the presets and exit.", callback=_list_presets, is_eager=True),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +123,7 @@ def simulate(
     limit: Annotated[int, typer.Option(min=1, help="At most so many texts, or batches of code.")] = 256,
 ) -> None:
     """Simulate a quantized model: calibrate it, compare its outputs with floating point, write its encodings."""
+    del list_presets  # its callback has seen it
     from rich.console import Console
 
     # All that can be found out before anything slow is.
@@ -168,7 +196,7 @@ def _simulate_one(
     progress: Console,
     target: _EncodingsTarget | None,
 ) -> _Outcome:
-    from quantsim.sim import QuantizationSimModel
+    from quantsim.sim import QuantizationSimModel, preset, preset_names
     from quantsim_encodings import EncodingsError
 
     sim = QuantizationSimModel(loaded.model, example, config=config)
@@ -177,8 +205,8 @@ def _simulate_one(
         if waiting:
             raise CommandError(
                 f"config {config.name!r} has {len(waiting)} quantizers with fixed ranges, which need data; "
-                "pass --data, or choose a config with run-time scales (w8a8_dynamic, w4a8_dynamic, fp8_e4m3) "
-                "or weights only (w4a16_g32)"
+                "pass --data, or choose a config with run-time scales, without scales or for weights only: "
+                + ", ".join(name for name in preset_names() if not preset(name).needs_data)
             )
         sim.compute_param_encodings()
     else:

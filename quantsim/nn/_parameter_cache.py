@@ -104,7 +104,7 @@ def may_be_cached(parameter: Tensor, quantizer: QuantizerBase) -> bool:
         and not quantizer.is_observing
         and not quantizer._forward_hooks
         and not quantizer._forward_pre_hooks
-        and getattr(quantizer, "is_deterministic", True)
+        and not quantizer.is_stochastic
         and not parameter.is_inference()
     )
 

@@ -118,8 +118,9 @@ class AttentionBehaviour(SpecifiedModule):
 
     @property
     def _qkv_same_embed_dim(self) -> bool:
-        # Only torch asks for this: True would let nn.TransformerEncoderLayer run a fused kernel past all quantizers.
-        return False
+        # Only torch asks for this: in the constructor, for the kind of parameters to make; and later on, when True
+        # would let nn.TransformerEncoderLayer run a fused kernel past all quantizers.
+        return "q_proj" not in self._modules and self.__dict__["_qkv_same_embed_dim"]
 
     @_qkv_same_embed_dim.setter
     def _qkv_same_embed_dim(self, value: bool) -> None:

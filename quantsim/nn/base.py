@@ -23,7 +23,7 @@ from quantsim.quantization.base import QuantizerBase
 
 __all__ = ["BaseQuantizationMixin"]
 
-_OWN_ATTRIBUTES = ("_quantized_parameter_cache", "_folded_parameters", "_kernel", "module_path")
+_OWN_ATTRIBUTES = ("_quantized_parameter_cache", "_folded_parameters", "_kernel", "_accumulation", "module_path")
 """Instance attributes that are not the float module's."""
 
 QuantizedClass = TypeVar("QuantizedClass", bound=type)

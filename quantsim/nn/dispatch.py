@@ -6,14 +6,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantsim.nn.containers import quantizers_of
 from quantsim.quantization.affine.base import AffineQuantizerBase
 from quantsim.quantization.base import QuantizerBase
+from quantsim.quantization.float import FloatQuantizeDequantize
+from quantsim.quantization.mx import MXQuantizeDequantize
 from quantsim_encodings.formats import (
     FixedPointFormat,
     FloatFormat,
@@ -23,13 +27,25 @@ from quantsim_encodings.formats import (
     NVFP4Format,
     OpticalFormat,
 )
+from quantsim_kernels import float_matmul
 from quantsim_kernels.affine import affine_quantize
+from quantsim_kernels.operands import DeferredOperand, OperandCast, QuantizedOperand
 from quantsim_kernels.registry import Decision, Scheme, registry
 
 if TYPE_CHECKING:
     from quantsim.nn.kernel_quant import SpecifiedQuantizedModule
 
-__all__ = ["DispatchReport", "DispatchSource", "OutputGrid", "choose", "explain", "is_registered", "run"]
+__all__ = [
+    "DispatchReport",
+    "DispatchSource",
+    "OutputGrid",
+    "accumulates",
+    "choose",
+    "explain",
+    "may_choose_kernel",
+    "run",
+    "run_accumulated",
+]
 
 _SCHEMES: dict[type[Format], Scheme] = {
     IntFormat: Scheme.AFFINE,
@@ -105,22 +121,79 @@ class Choice:
         return self.report.kernel
 
 
-def is_registered(op: str) -> bool:
-    """Whether the registry has any kernel for ``op``; cheap enough to ask in each forward."""
-    has_kernels = registry.has_kernels
-    for scheme in _ALL_SCHEMES:  # noqa: SIM110 (a generator would double the time, and this runs in each forward)
-        if has_kernels(op, scheme):
-            return True
-    return False
+def may_choose_kernel(module: SpecifiedQuantizedModule, args: tuple[Any, ...]) -> bool:
+    """Whether `choose` could find a kernel in the registry; cheap enough to ask in each forward.
 
-
-_ALL_SCHEMES = tuple(Scheme)
+    Looks at the first quantizer only, and asks what kernels say of the unquantized inputs.
+    """
+    spec = module._spec
+    schemes = registry.schemes(spec.op)
+    if not schemes:
+        return False
+    quantizer = None
+    for entry in quantizers_of(module, "input_quantizers").values():
+        if entry is not None:
+            quantizer = entry
+            break
+    if quantizer is None:
+        # Floating-point inputs need quantizers, so only ops without any are left.
+        return not spec.inputs
+    # The first test spares the common case the making of a format.
+    scheme = Scheme.AFFINE if isinstance(quantizer, AffineQuantizerBase) else _SCHEMES.get(type(quantizer.format))
+    return scheme in schemes and registry.may_select(spec.op, scheme, *args)  # pyright: ignore[reportArgumentType]
 
 
 def run(module: SpecifiedQuantizedModule, choice: Choice) -> Any:
     """Calls the chosen kernel."""
     assert choice.kernel is not None
     return choice.kernel(*choice.operands, **choice.arguments)
+
+
+def accumulates(module: Any) -> bool:
+    """Whether the partial sums of ``module`` may be kept in a format of choice (``set_accumulation``)."""
+    spec = getattr(type(module), "_spec", None)
+    return (
+        spec is not None and spec.op in float_matmul.ACCUMULATING_OPS and type(module).forward is _dispatching_forward()
+    )
+
+
+def run_accumulated(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Computes a module whose partial sums are kept in a format, from its quantized inputs and parameters.
+
+    Unlike other kernels this takes what has no quantizer as it is, and runs during calibration too: it stands for
+    torch's forward.
+    """
+    operands, attributes = _real_numbers(module, args, kwargs)
+    op, accumulation = module._spec.op, module._accumulation
+    if torch.compiler.is_compiling():
+        return float_matmul.ACCUMULATING_OPS[op](*operands, **attributes, accumulation=accumulation, compute=None)
+    kernel = registry.require(op, _scheme_of_sums(module), *operands, **attributes, accumulation=accumulation)
+    return kernel.function(*operands, **attributes, accumulation=accumulation)
+
+
+def _real_numbers(
+    module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Quantized inputs and parameters as tensors of real numbers, and the attributes."""
+    args, kwargs = module._quantize_inputs(args, kwargs)
+    operands = _inputs_by_slot(module, args, kwargs)
+    attributes = _attributes(module, args, kwargs)
+    quantizers = quantizers_of(module, "param_quantizers")
+    for name in module._spec.parameters:
+        parameter, quantizer = _own_parameter(module, name), quantizers.get(name)
+        if parameter is not None and quantizer is not None:
+            parameter = _quantized_parameter(module, name, quantizer, parameter)
+        operands.append(parameter)
+    mode = module.__dict__.get("padding_mode", "zeros")
+    if mode != "zeros":
+        operands[0] = F.pad(operands[0], module.__dict__["_reversed_padding_repeated_twice"], mode=mode)
+        attributes["padding"] = 0
+    return tuple(operands), attributes
+
+
+def _scheme_of_sums(module: SpecifiedQuantizedModule) -> Scheme:
+    """Operands are real numbers, whatever grid they lie on; only block formats are told apart."""
+    return Scheme.MX if _scheme(module) is Scheme.MX else Scheme.FLOAT
 
 
 def explain(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DispatchReport:
@@ -136,8 +209,22 @@ def explain(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dispa
         return DispatchReport(
             op=spec.op, source=DispatchSource.FAKE_QUANTIZATION, reason="the class defines its own forward"
         )
-    with torch.no_grad():
-        return choose(module, args, kwargs).report
+    if module._accumulation is not None and module.get_kernel() is None:
+        return _explain_accumulation(module)
+    return choose(module, args, kwargs).report  # with autograd on or off as it is: kernels may have no backward
+
+
+def _explain_accumulation(module: SpecifiedQuantizedModule) -> DispatchReport:
+    op, scheme, accumulation = module._spec.op, _scheme_of_sums(module), module._accumulation
+    candidates = registry.explain(op, scheme, accumulation=accumulation)
+    chosen = next((decision.kernel for decision in candidates if decision.chosen), None)
+    return DispatchReport(
+        op=op,
+        source=DispatchSource.REGISTRY,
+        reason=f"set_accumulation() was called with {accumulation!r}",
+        kernel=None if chosen is None else chosen.function,
+        candidates=candidates,
+    )
 
 
 def _dispatching_forward() -> Callable[..., Any]:
@@ -164,14 +251,15 @@ def choose(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: dict
         )
         return Choice(report=report)
 
-    if named is None and not is_registered(spec.op):
+    if named is None and not registry.schemes(spec.op):
         return fake_quantization(f"there is no kernel for op {spec.op!r}")
     module._calibrate_parameters(overwrite=False)
     obstacle = _obstacle(module, args, kwargs, named)
     if obstacle is not None:
         return fake_quantization(obstacle)
-    arguments: dict[str, Any] = {"output_encodings": output_grids(module)}
-    arguments.update({name: getattr(module, name) for name in spec.attributes})
+    arguments: dict[str, Any] = {"output_encodings": output_grids(module), **_attributes(module, args, kwargs)}
+    if named is not None and module._accumulation is not None:
+        arguments["accumulation"] = module._accumulation
     scheme = _scheme(module)
     if not (args or kwargs):
         if named is None:
@@ -222,6 +310,8 @@ def _obstacle(
     spec = module._spec
     if module.__dict__.get("padding_mode", "zeros") != "zeros":
         return f"kernels pad with zeros only, and padding_mode is {module.__dict__['padding_mode']!r}"
+    if len(args) > len(module._argument_names) and not spec.variadic_inputs:
+        return f"forward got {len(args)} positional arguments, and only {len(module._argument_names)} have a name"
     values = _inputs_by_slot(module, args, kwargs)
     quantizers = list(module.input_quantizers)
     for slot in range(len(values) if values else len(quantizers)):
@@ -238,7 +328,7 @@ def _obstacle(
         if reason is not None:
             return f"input {slot} ({name!r}) {reason}"
     for name in spec.parameters[:1]:
-        if module._parameters.get(name) is not None:
+        if _own_parameter(module, name) is not None:
             reason = _unusable(quantizers_of(module, "param_quantizers").get(name))
             if reason is not None:
                 return f"parameter {name!r} {reason}"
@@ -277,29 +367,56 @@ def _inputs_by_slot(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwa
     return [by_name.get(name) for name in module._spec.inputs]
 
 
+def _attributes(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a kernel takes by name: attributes of the module, and arguments of its forward that are no inputs."""
+    spec = module._spec
+    given = {} if spec.variadic_inputs else dict(zip(module._argument_names, args, strict=False))
+    given.update(kwargs)
+    attributes = {name: getattr(module, name) for name in spec.attributes}
+    attributes.update({name: value for name, value in given.items() if name not in spec.inputs})
+    return attributes
+
+
+def _own_parameter(module: SpecifiedQuantizedModule, name: str) -> Tensor | None:
+    return module._own_parameter(name) if name in module._parameters else None
+
+
 def _operands(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Inputs, then parameters, as kernels take them."""
     spec = module._spec
     quantizers = list(module.input_quantizers)
     operands: list[Any] = []
     for slot, value in enumerate(_inputs_by_slot(module, args, kwargs)):
-        quantizer = quantizers[slot] if slot < len(quantizers) else None
+        quantizer: Any = quantizers[slot] if slot < len(quantizers) else None
         if spec.variadic_inputs and len(quantizers) == 1:
             quantizer = quantizers[0]
-        operands.append(to_operand(quantizer, value))
+        operands.append(
+            to_operand(quantizer, value, partial(module._quantize_tensor, "input_quantizers", slot, quantizer))
+        )
     for name in spec.parameters:
         quantizer = quantizers_of(module, "param_quantizers").get(name)
-        operands.append(to_operand(quantizer, module._parameters.get(name)))
+        quantize = partial(_quantized_parameter, module, name, quantizer)
+        operands.append(to_operand(quantizer, _own_parameter(module, name), quantize))
     return tuple(operands)
 
 
-def to_operand(quantizer: Any, value: Any) -> Any:
+def _quantized_parameter(module: SpecifiedQuantizedModule, name: str, quantizer: Any, parameter: Tensor) -> Tensor:
+    """The quantized parameter, from the module's cache where that is safe."""
+    quantized = module._quantized_parameter(name, quantizer)
+    return parameter if quantized is None else quantized
+
+
+def to_operand(quantizer: Any, value: Any, quantize: Callable[[Tensor], Tensor] | None = None) -> Any:
     """Quantizes a tensor for a kernel: integer codes for affine quantizers, numbers on the grid for all others.
 
-    Values without a quantizer, and what is no floating-point tensor, stay as they are.
-    """
-    from quantsim_kernels.operands import QuantizedOperand
+    The others are quantized when the kernel reads them, so that nothing is quantized in vain or twice. Values without
+    a quantizer, and what is no floating-point tensor, stay as they are.
 
+    Args:
+        quantizer: The quantizer, or ``None``.
+        value: What to quantize.
+        quantize: What gives the quantizer's numbers, the quantizer itself by default.
+    """
     if not isinstance(quantizer, QuantizerBase) or not isinstance(value, Tensor) or not value.is_floating_point():
         return value
     if isinstance(quantizer, AffineQuantizerBase):
@@ -309,7 +426,28 @@ def to_operand(quantizer: Any, value: Any) -> Any:
         return QuantizedOperand(
             values=codes, scale=scale, offset=offset, format=quantizer.format, block_size=quantizer.block_size
         )
-    return QuantizedOperand(values=quantizer(value), scale=None, offset=None, format=quantizer.format, block_size=None)
+    return DeferredOperand(value, quantizer if quantize is None else quantize, quantizer.format, _cast_of(quantizer))
+
+
+def _cast_of(quantizer: QuantizerBase) -> OperandCast | None:
+    """What a quantizer computes, if that is a cast which a kernel may do in its place."""
+    if quantizer.is_stochastic or quantizer._forward_hooks or quantizer._forward_pre_hooks:
+        return None
+    if isinstance(quantizer, FloatQuantizeDequantize):
+        if type(quantizer).map_to_grid is not FloatQuantizeDequantize.map_to_grid:
+            return None
+        return OperandCast(
+            format=quantizer.format,
+            rounding=quantizer.rounding,
+            saturate=quantizer.saturate,
+            scale=quantizer.get_scale() if quantizer.is_scaled else None,
+            block_size=quantizer.block_size,
+        )
+    if isinstance(quantizer, MXQuantizeDequantize):
+        if type(quantizer).map_to_grid is not MXQuantizeDequantize.map_to_grid:
+            return None
+        return OperandCast(format=quantizer.format, rounding=quantizer.rounding, axis=quantizer.axis)
+    return None
 
 
 def output_grids(module: SpecifiedQuantizedModule) -> OutputGrid | tuple[OutputGrid | None, ...] | None:

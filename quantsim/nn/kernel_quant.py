@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from quantsim.errors import ConfigurationError
 from quantsim.nn import dispatch
 from quantsim.nn.base import BaseQuantizationMixin
 from quantsim.nn.containers import quantizers_of
 from quantsim.nn.generation import generate_wrapper
 from quantsim.nn.quantized_forward import SpecifiedModule
 from quantsim.nn.registration import require_module_class
+from quantsim_kernels import float_matmul
+from quantsim_kernels.accumulation import Accumulation
 
 __all__ = ["QuantizationMixin", "SpecifiedQuantizedModule"]
 
@@ -32,7 +35,8 @@ class QuantizationMixin(BaseQuantizationMixin):
     (integer codes, scale, offset, format, block size), the others as they are, a missing bias as ``None``.
     ``attributes`` are those of the row (such as ``stride``). ``output_encodings`` is an
     `quantsim.nn.OutputGrid` or ``None`` (a tuple for several outputs). A kernel returns a `QuantizedOperand` on that
-    grid, which is dequantized, or real numbers, which the output quantizer then quantizes.
+    grid, which is dequantized, or real numbers, which the output quantizer then quantizes. Arguments of ``forward``
+    that are no inputs (such as the stride of `QuantizedDynamicConv2d`) are passed by name where they are given.
 
     A kernel needs all floating-point inputs and the first parameter to have calibrated quantizers, and
     ``output_encodings`` if that argument of it has no default; otherwise, and during calibration, the module
@@ -54,6 +58,7 @@ class QuantizationMixin(BaseQuantizationMixin):
     _wrappers: ClassVar[dict[type[nn.Module], type[BaseQuantizationMixin]]] = {}
     _default_kernel: ClassVar[Callable[..., Any] | None] = None
     _kernel: Callable[..., Any] | None = None
+    _accumulation: Accumulation | None = None
 
     @classmethod
     def wrap(cls, module_cls: type[nn.Module]) -> type[BaseQuantizationMixin]:
@@ -108,6 +113,64 @@ class QuantizationMixin(BaseQuantizationMixin):
         """Returns the kernel of the class, ``None`` if there is none."""
         return cls._default_kernel
 
+    def set_accumulation(self, accumulation: Accumulation | None) -> None:
+        """Keeps the partial sums of the module's matrix product in a format; ``None`` goes back to torch's own sums.
+
+        The module then computes ``cast(acc + products)`` step by step from its quantized inputs and parameters, with
+        or without quantizers, on any device; gradients are those of the exact product. It is slow: an element of the
+        result costs one rounding for each chunk. A module made of such products, such as attention, sets it on all of
+        them. A kernel set by `set_kernel` or `set_default_kernel` wins, and gets it as the keyword argument
+        ``accumulation``.
+
+        Args:
+            accumulation: Format, rounding and chunk length of the partial sums.
+
+        Raises:
+            TypeError: If it is no `quantsim_kernels.accumulation.Accumulation`.
+            ConfigurationError: If the module is neither a linear layer, convolution (not transposed), matrix product
+                or scaled-dot-product attention, nor made of these.
+
+        Example:
+            >>> import torch
+            >>> from quantsim.nn import QuantizedLinear
+            >>> from quantsim_kernels.accumulation import Accumulation
+            >>> linear = QuantizedLinear(4096, 1, bias=False)
+            >>> _ = torch.nn.init.ones_(linear.weight)
+            >>> linear.set_accumulation(Accumulation("fp16", chunk=1))
+            >>> linear(torch.ones(1, 4096)).item()
+            2048.0
+        """
+        if accumulation is not None and not isinstance(accumulation, Accumulation):
+            raise TypeError(f"set_accumulation: got {accumulation!r}, expected a quantsim_kernels Accumulation or None")
+        modules = [
+            module
+            for module in self.modules()
+            if isinstance(module, QuantizationMixin) and dispatch.accumulates(module)
+        ]
+        if not modules:
+            raise ConfigurationError(
+                "the module has no partial sums that can be kept in a format",
+                where=self._location("set_accumulation"),
+                got=type(self).__name__,
+                expected=f"a module of one of the ops {', '.join(float_matmul.ACCUMULATING_OPS)}, or made of these",
+            )
+        for module in modules:
+            if accumulation is None:
+                module.__dict__.pop("_accumulation", None)
+            else:
+                module.__dict__["_accumulation"] = accumulation
+
+    def get_accumulation(self) -> Accumulation | None:
+        """Returns how partial sums are kept, ``None`` for torch's own way."""
+        return self._accumulation
+
+    def extra_repr(self) -> str:
+        """What the float module says, and the accumulation if one is set."""
+        text = super().extra_repr()
+        if self._accumulation is None:
+            return text
+        return f"{text}{', ' if text else ''}accumulation={self._accumulation!r}"
+
     def explain_dispatch(self, *args: Any, **kwargs: Any) -> dispatch.DispatchReport:
         """Says which kernel computes this module and why, or why it fake-quantizes.
 
@@ -123,7 +186,10 @@ class SpecifiedQuantizedModule(SpecifiedModule, QuantizationMixin):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the kernel that applies; without one, torch's forward on quantized inputs and parameters."""
-        if self._kernel is not None or self._default_kernel is not None or dispatch.is_registered(self._spec.op):
+        named = self._kernel is not None or self._default_kernel is not None
+        if self._accumulation is not None and not named:
+            return self._quantize_outputs(dispatch.run_accumulated(self, args, kwargs))
+        if named or dispatch.may_choose_kernel(self, args):
             choice = dispatch.choose(self, args, kwargs)
             if choice.kernel is not None:
                 return self._quantize_kernel_output(dispatch.run(self, choice))

@@ -8,7 +8,7 @@ as hardware that stores states in few bits does; the sequence is then computed s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,9 +49,12 @@ class RecurrentModule(SpecifiedModule):
             output, states = self._forward_by_steps(sequence, states)
         else:
             output, states = self._run_float_forward((sequence, states), {})
-        output = self._quantize_sequence("output_quantizers", output)
-        if self.quantize_every_step:  # each step has done it
+        of_outputs = quantizers_of(self, "output_quantizers")
+        if self.quantize_every_step:  # each step has quantized its states, of which the output is made
+            if of_outputs.get("0") is not of_outputs.get("1"):
+                output = self._quantize_sequence("output_quantizers", output)
             return output, states
+        output = self._quantize_sequence("output_quantizers", output)
         if isinstance(states, tuple):
             return output, tuple(
                 self._quantize_state("output_quantizers", 1 + slot, part) for slot, part in enumerate(states)
@@ -101,78 +104,96 @@ class RecurrentModule(SpecifiedModule):
 
     def _forward_by_steps(self, sequence: Tensor | PackedSequence, states: Any) -> tuple[Any, Any]:
         module: Any = self
-        if isinstance(sequence, PackedSequence):
-            steps = list(sequence.data.split(sequence.batch_sizes.tolist()))
-            order, unbatched = sequence.sorted_indices, False
+        packed = isinstance(sequence, PackedSequence)
+        unbatched = not packed and sequence.dim() == 2
+        # What all steps hold in one tensor: of shape (steps, batch, features), or (their sum, features) if packed.
+        if packed:
+            values = sequence.data
+            sizes = sequence.batch_sizes.tolist()
         else:
-            unbatched, order = sequence.dim() == 2, None
-            time_first = sequence.transpose(0, 1) if module.batch_first and not unbatched else sequence
-            steps = list(time_first.unsqueeze(1) if unbatched else time_first)
-        initial = self._initial_states(states, steps[0], unbatched, order)
+            values = sequence.transpose(0, 1) if module.batch_first and not unbatched else sequence
+            values = values.unsqueeze(1) if unbatched else values
+            sizes = None
+        batch = sizes[0] if sizes else values.shape[1]
+        initial = self._initial_states(states, values, batch, unbatched, sequence.sorted_indices if packed else None)
         weights = dict(zip(self._flat_weights_names, self._current_weights(), strict=True))
         directions = 2 if module.bidirectional else 1
         finals: list[State] = []
         for layer in range(module.num_layers):
-            outputs: list[list[Tensor]] = []
+            outputs: list[Tensor] = []
             for direction in range(directions):
                 suffix = f"_l{layer}{'_reverse' if direction else ''}"
                 state = tuple(part[layer * directions + direction] for part in initial)
-                produced, final = self._run_direction(
-                    steps, state, _cell(module.mode, weights, suffix), bool(direction)
-                )
-                outputs.append(produced)
+                cell = _Cell(module.mode, weights, suffix)
+                projected = cell.project(values)
+                steps = projected.unbind(0) if sizes is None else projected.split(sizes)
+                produced, final = self._run_direction(steps, state, cell, bool(direction))
+                outputs.append(torch.stack(produced) if sizes is None else torch.cat(produced))
                 finals.append(final)
-            steps = (
-                [torch.cat(parts, dim=-1) for parts in zip(*outputs, strict=True)] if directions == 2 else outputs[0]
-            )
+            values = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
             if module.dropout and module.training and layer < module.num_layers - 1:
-                steps = list(F.dropout(torch.cat(steps), module.dropout).split([len(step) for step in steps]))
+                values = self._on_grid_after_dropout(F.dropout(values, module.dropout))
         stacked = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-        if isinstance(sequence, PackedSequence):
+        output: Any = values
+        if packed:
             if sequence.unsorted_indices is not None:
                 stacked = tuple(part.index_select(1, sequence.unsorted_indices) for part in stacked)
-            output: Any = sequence._replace(data=torch.cat(steps))
-        else:
-            output = torch.stack(steps)
-            if unbatched:
-                output, stacked = output.squeeze(1), tuple(part.squeeze(1) for part in stacked)
-            elif module.batch_first:
-                output = output.transpose(0, 1)
+            output = sequence._replace(data=values)
+        elif unbatched:
+            output, stacked = values.squeeze(1), tuple(part.squeeze(1) for part in stacked)
+        elif module.batch_first:
+            output = values.transpose(0, 1)
         return output, stacked if module.mode == "LSTM" else stacked[0]
 
-    def _initial_states(self, states: Any, first: Tensor, unbatched: bool, order: Tensor | None) -> State:
+    def _on_grid_after_dropout(self, values: Tensor) -> Tensor:
+        """What enters the next layer, on the hidden state's grid again: dropout has scaled what it kept.
+
+        Not where the grid ends at a calibrated range, which the scaled values go beyond.
+        """
+        quantizer = quantizers_of(self, "output_quantizers").get("1")
+        if quantizer is None or quantizer.encoding_analyzer is not None:
+            return values
+        return self._quantize_tensor("output_quantizers", 1, quantizer, values)
+
+    def _initial_states(self, states: Any, values: Tensor, batch: int, unbatched: bool, order: Tensor | None) -> State:
         """States before the first step, each of shape (layers * directions, batch, size), in the order of the steps."""
         module: Any = self
         if states is None:
             count = module.num_layers * (2 if module.bidirectional else 1)
             sizes = [module.proj_size or module.hidden_size, *([module.hidden_size] if module.mode == "LSTM" else [])]
-            return tuple(first.new_zeros(count, first.shape[0], size) for size in sizes)
+            return tuple(values.new_zeros(count, batch, size) for size in sizes)
         parts = states if isinstance(states, tuple) else (states,)
         if unbatched:
             parts = tuple(part.unsqueeze(1) for part in parts)
         return tuple(part if order is None else part.index_select(1, order) for part in parts)
 
     def _run_direction(
-        self, steps: Sequence[Tensor], state: State, cell: Callable[[Tensor, State], State], backward: bool
+        self, steps: Sequence[Tensor], state: State, cell: _Cell, backward: bool
     ) -> tuple[list[Tensor], State]:
         """Runs one layer in one direction; sequences that have ended (or not begun) keep their state.
 
         Args:
-            steps: Inputs of each time step; the batch may shrink with time, as in packed sequences.
+            steps: Projected inputs of each time step; the batch may shrink with time, as in packed sequences.
             state: States of the whole batch.
             cell: One time step.
             backward: Whether time runs backward.
         """
+        quantizers = quantizers_of(self, "output_quantizers")
+        of_states = [quantizers.get(str(1 + slot)) for slot in range(len(state))]
         outputs: list[Tensor] = []
         for step in reversed(steps) if backward else steps:
             active = len(step)
-            new = cell(step, tuple(part[:active] for part in state))
-            new = tuple(self._quantize_state("output_quantizers", 1 + slot, part) for slot, part in enumerate(new))
-            outputs.append(new[0])
-            state = tuple(
-                part if active == len(old) else torch.cat((part, old[active:]))
-                for part, old in zip(new, state, strict=True)
+            all_active = active == len(state[0])
+            new = cell(step, state if all_active else tuple(part[:active] for part in state))
+            new = tuple(
+                part if quantizer is None else self._quantize_tensor("output_quantizers", 1 + slot, quantizer, part)
+                for slot, (quantizer, part) in enumerate(zip(of_states, new, strict=True))
             )
+            outputs.append(new[0])
+            if all_active:
+                state = new
+            else:
+                state = tuple(torch.cat((part, old[active:])) for part, old in zip(new, state, strict=True))
         return (outputs[::-1] if backward else outputs), state
 
 
@@ -187,40 +208,62 @@ def _sequence_and_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     return bound["input"], bound.get("hx")
 
 
-def _cell(mode: str, weights: dict[str, Tensor | None], suffix: str) -> Callable[[Tensor, State], State]:
-    """One time step of a layer, by the formulas of torch.nn.LSTM, GRU and RNN."""
-    input_weight, hidden_weight = weights[f"weight_ih{suffix}"], weights[f"weight_hh{suffix}"]
-    input_bias, hidden_bias = weights.get(f"bias_ih{suffix}"), weights.get(f"bias_hh{suffix}")
-    projection = weights.get(f"weight_hr{suffix}")
-    assert input_weight is not None
-    assert hidden_weight is not None
+class _Cell:
+    """One layer in one direction, by the formulas of torch.nn.LSTM, GRU and RNN.
 
-    def gates(x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return F.linear(x, input_weight, input_bias), F.linear(hidden, hidden_weight, hidden_bias)
+    Args:
+        mode: The module's ``mode``.
+        weights: All weights of the module by name.
+        suffix: End of the names of this layer's.
+    """
 
-    def lstm(x: Tensor, state: State) -> State:
+    def __init__(self, mode: str, weights: dict[str, Tensor | None], suffix: str) -> None:
+        input_weight, hidden_weight = weights[f"weight_ih{suffix}"], weights[f"weight_hh{suffix}"]
+        assert input_weight is not None
+        assert hidden_weight is not None
+        self._input_weight = input_weight
+        self._hidden_weight = hidden_weight.t()
+        self._input_bias = weights.get(f"bias_ih{suffix}")
+        self._hidden_bias = weights.get(f"bias_hh{suffix}")
+        self._projection = weights.get(f"weight_hr{suffix}")
+        self._step = {"LSTM": self._lstm, "GRU": self._gru, "RNN_TANH": self._tanh, "RNN_RELU": self._relu}[mode]
+        if mode != "GRU" and self._input_bias is not None and self._hidden_bias is not None:
+            # The two biases only ever appear as a sum (GRU multiplies the second by its reset gate).
+            self._input_bias, self._hidden_bias = self._input_bias + self._hidden_bias, None
+
+    def project(self, values: Tensor) -> Tensor:
+        """What the inputs of all steps contribute to the gates, in one product; shape (..., gates)."""
+        return F.linear(values, self._input_weight, self._input_bias)
+
+    def __call__(self, projected: Tensor, state: State) -> State:
+        """The states after one time step whose projected input is ``projected``, shape (batch, gates)."""
+        return self._step(projected, state)
+
+    def _lstm(self, projected: Tensor, state: State) -> State:
         hidden, cell = state
-        of_input, of_hidden = gates(x, hidden)
-        ingate, forget, new, outgate = (of_input + of_hidden).chunk(4, dim=-1)
-        cell = forget.sigmoid() * cell + ingate.sigmoid() * new.tanh()
+        ingate, forget, new, outgate = torch.addmm(projected, hidden, self._hidden_weight).chunk(4, dim=-1)
+        cell = torch.addcmul(forget.sigmoid() * cell, ingate.sigmoid(), new.tanh())
         hidden = outgate.sigmoid() * cell.tanh()
-        return (hidden if projection is None else F.linear(hidden, projection)), cell
+        return (hidden if self._projection is None else F.linear(hidden, self._projection)), cell
 
-    def gru(x: Tensor, state: State) -> State:
+    def _gru(self, projected: Tensor, state: State) -> State:
         (hidden,) = state
-        of_input, of_hidden = gates(x, hidden)
-        input_reset, input_update, input_new = of_input.chunk(3, dim=-1)
-        hidden_reset, hidden_update, hidden_new = of_hidden.chunk(3, dim=-1)
-        update = (input_update + hidden_update).sigmoid()
-        new = (input_new + (input_reset + hidden_reset).sigmoid() * hidden_new).tanh()
-        return ((hidden - new) * update + new,)
+        size = hidden.shape[-1]
+        if self._hidden_bias is None:
+            of_hidden = torch.mm(hidden, self._hidden_weight)
+        else:
+            of_hidden = torch.addmm(self._hidden_bias, hidden, self._hidden_weight)
+        input_gates, input_new = projected.split((2 * size, size), dim=-1)
+        hidden_gates, hidden_new = of_hidden.split((2 * size, size), dim=-1)
+        reset, update = (input_gates + hidden_gates).sigmoid().chunk(2, dim=-1)
+        new = torch.addcmul(input_new, reset, hidden_new).tanh()
+        return (torch.addcmul(new, hidden - new, update),)
 
-    def rnn(x: Tensor, state: State) -> State:
-        of_input, of_hidden = gates(x, state[0])
-        total = of_input + of_hidden
-        return (total.tanh() if mode == "RNN_TANH" else total.relu(),)
+    def _tanh(self, projected: Tensor, state: State) -> State:
+        return (torch.addmm(projected, state[0], self._hidden_weight).tanh(),)
 
-    return {"LSTM": lstm, "GRU": gru}.get(mode, rnn)
+    def _relu(self, projected: Tensor, state: State) -> State:
+        return (torch.addmm(projected, state[0], self._hidden_weight).relu(),)
 
 
 class RecurrentCell(SpecifiedModule):

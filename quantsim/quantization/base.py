@@ -119,6 +119,11 @@ class QuantizerBase(RangeParameters):
         """Width of one number in bits."""
         raise NotImplementedError(f"{type(self).__name__} must define bitwidth")
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the same input may give another result in the next call: nothing may keep the result for later."""
+        return False
+
     # ---------------------------------------------------------------- use
 
     def forward(self, input: Tensor) -> Tensor:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from quantsim_encodings import Encoding, FloatFormat, Format, GroupedBlockEncoding, IntFormat
+from quantsim_encodings import (
+    Encoding,
+    FloatFormat,
+    Format,
+    GroupedBlockEncoding,
+    IntFormat,
+    MXFormat,
+    MXScaleRule,
+    NVFP4Format,
+    RoundingMode,
+)
 from quantsim_encodings.granularity import Granularity, PerBlock, PerBlocks, PerChannel, PerTensor, PerToken
 
 __all__ = ["describe_encoding", "describe_format", "describe_granularity"]
@@ -25,7 +35,12 @@ def describe_format(format: Format) -> str:
             whole = IntFormat.from_bits(format.bits, signed=format.signed)
             return name if format == whole else f"{name} in {format.qmin}..{format.qmax}"
         case FloatFormat():
-            return format.name or f"e{format.exponent_bits}m{format.mantissa_bits}"
+            return format.label
+        case MXFormat():
+            name = format.name or f"MX of {describe_format(format.element)}"
+            return name if format.scale_rule is MXScaleRule.FLOOR else f"{name}, scale by {format.scale_rule.value}"
+        case NVFP4Format():
+            return "nvfp4" if format.two_level else "nvfp4 without tensor scale"
         case _:
             return type(format).__name__.removesuffix("Format")
 
@@ -68,4 +83,7 @@ def describe_encoding(encoding: Encoding) -> str:
     symmetric = getattr(encoding, "symmetric", None)
     if isinstance(encoding.format, IntFormat) and symmetric is not None:
         words += " symmetric" if symmetric else " asymmetric"
+    rounding = getattr(encoding, "rounding", RoundingMode.NEAREST_EVEN)
+    if rounding is not RoundingMode.NEAREST_EVEN:
+        words += f" rounded {rounding.value.replace('_', ' ')}"
     return f"{words}, {describe_granularity(encoding.granularity)}"

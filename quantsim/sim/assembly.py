@@ -15,6 +15,7 @@ from quantsim.sim.module_kinds import channel_axis
 from quantsim.sim.placement import place_quantizers
 from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer
 from quantsim.sim.slots import slot_name
+from quantsim.sim.summed_axes import summed_axis
 from quantsim_encodings.document import TensorReference, TensorRole
 
 __all__ = ["make_quantizers"]
@@ -43,15 +44,17 @@ def make_quantizers(
     for tensor, setting in place_quantizers(config, leaves, modules, run).items():
         leaf = by_path[tensor.module]
         where = slot_name(tensor)
+        axis = summed_axis(tensor, by_path, run)
         if tensor.role is not TensorRole.PARAM:
             values = next(leaf.module.parameters(), None)
-            quantizer = activation_quantizer(setting, op=leaf.op, where=where)
+            quantizer = activation_quantizer(setting, op=leaf.op, summed_axis=axis, where=where)
             result[tensor] = quantizer if values is None else quantizer.to(values.device)
             continue
         values = leaf.parameters[tensor.key]
         quantizer = shared.get((id(values), setting))
         if quantizer is None:
-            quantizer = parameter_quantizer(setting, values, channel_axis(leaf.op, values), where=where)
+            channels = channel_axis(leaf.op, values)
+            quantizer = parameter_quantizer(setting, values, channels, summed_axis=axis, where=where)
         if isinstance(values, nn.Parameter):  # not rows of one, which are new tensors each time
             shared[id(values), setting] = quantizer
         result[tensor] = quantizer

@@ -1,9 +1,9 @@
 """What a simulation quantizes: a frozen pydantic model, from Python, YAML or JSON.
 
-A :class:`SimulationConfig` says how weights and activations are represented (:class:`IntegerSetting`,
-:class:`FloatSetting`), where activation quantizers sit (:class:`ActivationPlacement`), and which modules are treated
-otherwise (:class:`PlacementRule`, ``exclude``). Every rule and every exclusion must match a module of the model, else
-the simulation refuses to be built.
+A :class:`SimulationConfig` says how weights and activations are represented (by an :class:`IntegerSetting`, a
+:class:`FloatSetting` or an :class:`MXSetting`), where activation quantizers sit (:class:`ActivationPlacement`), and
+which modules are treated otherwise (:class:`PlacementRule`, ``exclude``). Every rule and every exclusion must match a
+module of the model, else the simulation refuses to be built.
 """
 
 from __future__ import annotations
@@ -12,14 +12,24 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from quantsim.errors import ConfigurationError
 from quantsim.sim.patterns import ModulePattern
-from quantsim_encodings.formats import NAMED_FLOAT_FORMATS
+from quantsim.sim.quantizer_settings import (
+    AnalyzerKind,
+    AnalyzerSetting,
+    FloatSetting,
+    GranularityKind,
+    IntegerSetting,
+    MXSetting,
+    QuantizerSetting,
+    Setting,
+    check_parameter_setting,
+)
 
 __all__ = [
     "ActivationPlacement",
@@ -28,6 +38,7 @@ __all__ = [
     "FloatSetting",
     "GranularityKind",
     "IntegerSetting",
+    "MXSetting",
     "PlacementRule",
     "QuantizerSetting",
     "SimulationConfig",
@@ -48,164 +59,7 @@ class ActivationPlacement(StrEnum):
     travels between modules is on a grid, as on a fixed-point accelerator."""
 
 
-class GranularityKind(StrEnum):
-    """Which elements share one set of parameters; the axis of channels and blocks follows from the module's type."""
-
-    TENSOR = "tensor"
-    CHANNEL = "channel"
-    BLOCK = "block"
-    TOKEN = "token"
-
-
-class AnalyzerKind(StrEnum):
-    """How a range is chosen from what was observed."""
-
-    MIN_MAX = "min_max"
-    PERCENTILE = "percentile"
-    SQNR = "sqnr"
-    MSE = "mse"
-    EXACT_MSE = "exact_mse"
-    """Squared error of the values themselves instead of their histogram; for weights."""
-    TOKEN_MSE = "token_mse"
-    """Squared error relative to each token's energy; for activations."""
-    ENTROPY = "entropy"
-
-
-class _Setting(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class AnalyzerSetting(_Setting):
-    """Which encoding analyzer, and its arguments.
-
-    Example:
-        >>> AnalyzerSetting(kind="percentile", percentile=99.99).kind
-        <AnalyzerKind.PERCENTILE: 'percentile'>
-    """
-
-    kind: AnalyzerKind = AnalyzerKind.MIN_MAX
-    percentile: float | None = Field(default=None, gt=50.0, le=100.0)
-    """Percent of the values that the range covers on each side; only for ``percentile`` (default there: 100)."""
-    num_bins: int | None = Field(default=None, ge=16, le=65536, multiple_of=4)
-    """Bins of the histogram; not for ``min_max`` (default 2048)."""
-    candidates: int | None = Field(default=None, ge=3, le=1024)
-    """Scales that ``mse`` and ``sqnr`` try (default: 17 for asymmetric, 101 for symmetric grids)."""
-
-    @model_validator(mode="after")
-    def _arguments_fit_the_kind(self) -> Self:
-        if self.percentile is not None and self.kind is not AnalyzerKind.PERCENTILE:
-            raise ValueError(f"percentile={self.percentile} is only for kind 'percentile', not {self.kind.value!r}")
-        if self.candidates is not None and self.kind not in (AnalyzerKind.MSE, AnalyzerKind.SQNR):
-            raise ValueError(
-                f"candidates={self.candidates} is only for kinds 'mse' and 'sqnr', not {self.kind.value!r}"
-            )
-        if self.num_bins is not None and self.kind in (AnalyzerKind.MIN_MAX, AnalyzerKind.EXACT_MSE):
-            raise ValueError(f"num_bins is for analyzers that keep a histogram; {self.kind.value!r} keeps none")
-        return self
-
-
-class _QuantizerSetting(_Setting):
-    granularity: GranularityKind = GranularityKind.TENSOR
-    block_size: int | None = Field(default=None, ge=1)
-    """Elements of a block along the reduced axis; needed for, and only for, ``granularity: block``."""
-    dynamic: bool = False
-    """Compute the scale from each tensor at run time, one for each token; nothing is calibrated."""
-    analyzer: AnalyzerSetting = AnalyzerSetting()
-
-    @field_validator("analyzer", mode="before")
-    @classmethod
-    def _analyzer_by_name(cls, value: object) -> object:
-        return {"kind": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _granularity_is_complete(self) -> Self:
-        if (self.block_size is not None) != (self.granularity is GranularityKind.BLOCK):
-            raise ValueError(
-                f"block_size={self.block_size} with granularity {self.granularity.value!r}: "
-                "a block size goes with granularity 'block', and only with it"
-            )
-        if self.dynamic != (self.granularity is GranularityKind.TOKEN):
-            raise ValueError(
-                f"dynamic={self.dynamic} with granularity {self.granularity.value!r}: "
-                "run-time scales are per token, and per-token scales are run-time: set both or neither"
-            )
-        if self.dynamic and self.analyzer != AnalyzerSetting():
-            raise ValueError("a dynamic quantizer observes nothing: remove 'analyzer'")
-        return self
-
-
-class IntegerSetting(_QuantizerSetting):
-    """An integer grid.
-
-    Example:
-        >>> IntegerSetting(bits=4, symmetric=True, granularity="block", block_size=32).label
-        'int4 symmetric, block of 32'
-    """
-
-    kind: Literal["int"] = "int"
-    bits: int = Field(default=8, ge=2, le=32)
-    symmetric: bool = True
-    """True: signed grid around zero. False: unsigned grid with a zero point."""
-    decompressed_bits: int | None = Field(default=None, ge=3, le=32)
-    """LPBQ: block scales are integer multiples, of this many bits less ``bits``, of one scale a channel."""
-
-    @model_validator(mode="after")
-    def _lpbq_is_complete(self) -> Self:
-        if self.decompressed_bits is not None:
-            if self.granularity is not GranularityKind.BLOCK or not self.symmetric:
-                raise ValueError("decompressed_bits (LPBQ) needs granularity 'block' and symmetric: true")
-            if self.decompressed_bits <= self.bits:
-                raise ValueError(f"decompressed_bits={self.decompressed_bits} must exceed bits={self.bits}")
-        return self
-
-    @property
-    def label(self) -> str:
-        """Short words for tables."""
-        return f"int{self.bits} {'symmetric' if self.symmetric else 'asymmetric'}, {_granularity_label(self)}"
-
-
-class FloatSetting(_QuantizerSetting):
-    """A floating-point grid, scaled so that the largest observed value meets the format's largest.
-
-    Example:
-        >>> FloatSetting(format="e4m3fn", granularity="channel").label
-        'e4m3fn, channel'
-    """
-
-    kind: Literal["float"] = "float"
-    format: str = "e4m3fn"
-    """A named format: fp16, bf16, e4m3fn, e5m2, e3m4, ..."""
-
-    @field_validator("format")
-    @classmethod
-    def _format_is_known(cls, value: str) -> str:
-        if value not in NAMED_FLOAT_FORMATS:
-            raise ValueError(f"unknown float format {value!r}; known: {', '.join(sorted(NAMED_FLOAT_FORMATS))}")
-        return value
-
-    @property
-    def label(self) -> str:
-        """Short words for tables."""
-        return f"{self.format}, {_granularity_label(self)}"
-
-
-def _granularity_label(setting: _QuantizerSetting) -> str:
-    if setting.granularity is GranularityKind.BLOCK:
-        return f"block of {setting.block_size}"
-    return f"{setting.granularity.value}{' (run time)' if setting.dynamic else ''}"
-
-
-def _check_parameter_setting(where: str, setting: IntegerSetting | FloatSetting | None) -> None:
-    if setting is not None and setting.dynamic:
-        raise ValueError(f"{where}: a parameter cannot have run-time scales; use granularity 'channel'")
-    if setting is not None and setting.analyzer.kind is AnalyzerKind.TOKEN_MSE:
-        raise ValueError(f"{where}: a parameter has no tokens; use analyzer 'mse'")
-
-
-QuantizerSetting = Annotated[IntegerSetting | FloatSetting, Field(discriminator="kind")]
-
-
-class PlacementRule(_Setting):
+class PlacementRule(Setting):
     """Other settings for the modules that match; a field left out changes nothing, ``None`` takes the quantizer away.
 
     Later rules win over earlier ones. A module below a matching module matches too.
@@ -223,7 +77,7 @@ class PlacementRule(_Setting):
     """For every floating-point input of the matching modules, wherever it comes from."""
     outputs: QuantizerSetting | None = None
     """For every output of the matching modules."""
-    params: dict[str, QuantizerSetting | None] = {}
+    params: dict[str, QuantizerSetting | None] = Field(default={})
     """By parameter name, such as ``bias``; wins over ``weights``."""
 
     @field_validator("match", mode="before")
@@ -236,11 +90,11 @@ class PlacementRule(_Setting):
         if not self.model_fields_set - {"match"}:
             raise ValueError("the rule changes nothing: give at least one of weights, inputs, outputs, params")
         for where, setting in (("weights", self.weights), *self.params.items()):
-            _check_parameter_setting(where, setting)
+            check_parameter_setting(where, setting)
         return self
 
 
-class SimulationConfig(_Setting):
+class SimulationConfig(Setting):
     """All that a simulation needs to know to place quantizers.
 
     Example:
@@ -264,6 +118,18 @@ class SimulationConfig(_Setting):
     exclude: tuple[ModulePattern, ...] = ()
     """Modules, and all below them, that get no quantizer at all."""
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether activations have ranges that calibration data must give (weights give theirs themselves).
+
+        Example:
+            >>> [load_config(name).needs_data for name in ("w8a8", "w8a8_dynamic", "fp16", "mxfp4")]
+            [True, False, False, False]
+        """
+        settings = [self.activations]
+        settings += [setting for rule in self.rules for setting in (rule.inputs, rule.outputs)]
+        return any(setting is not None and setting.needs_data for setting in settings)
+
     @field_validator("exclude", mode="before")
     @classmethod
     def _exclusions_by_name(cls, value: object) -> object:
@@ -276,7 +142,7 @@ class SimulationConfig(_Setting):
     @model_validator(mode="after")
     def _weights_are_static(self) -> Self:
         for where, setting in (("weights", self.weights), ("embeddings", self.embeddings)):
-            _check_parameter_setting(where, setting)
+            check_parameter_setting(where, setting)
         return self
 
     @classmethod

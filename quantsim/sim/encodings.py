@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as version_of_package
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from quantsim.errors import QuantsimError, ShapeError
 from quantsim.nn import BaseQuantizationMixin
 from quantsim.quantization.affine import GroupedBlockQuantizeDequantize
 from quantsim.quantization.base import QuantizerBase
+from quantsim.quantization.rounding import RoundingQuantizerBase
 from quantsim.sim.leaf import Leaf
 from quantsim.sim.module_kinds import channel_axis
 from quantsim.sim.quantizer_factory import quantizer_from_encoding
@@ -29,7 +30,7 @@ from quantsim_encodings.document import (
     TensorReference,
     TensorRole,
 )
-from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
+from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding, MXEncoding
 from quantsim_encodings.errors import EncodingsError, Problem
 from quantsim_encodings.granularity import Flattened, Granularity, PerBlock, PerBlocks, PerChannel, PerTensor
 from quantsim_encodings.layout import place, transpose
@@ -251,8 +252,10 @@ def _quantizer_for(
     if values is not None:
         encoding = _oriented(encoding, values, module, is_transposed=resolved.is_transposed)
     quantizer = _regrouped(existing, encoding) or quantizer_from_encoding(encoding)
-    if existing is not None and existing.encoding_analyzer is not None and type(existing) is type(quantizer):
+    if existing is not None and type(existing) is type(quantizer):
         _keep_analyzer(existing, quantizer)
+    if isinstance(quantizer, RoundingQuantizerBase) and isinstance(existing, RoundingQuantizerBase):
+        quantizer.take_training_choices(existing)
     if values is not None:
         _require_fit(quantizer, values)
     device = values.device if values is not None else next((own.device for own in module.parameters()), None)
@@ -318,6 +321,8 @@ def _oriented(encoding: Encoding, values: Tensor, module: BaseQuantizationMixin,
             return transpose(encoding, (1, 0))
         case FloatEncoding():
             return transpose(encoding, (1, 0))
+        case MXEncoding(granularity=PerBlock(axis=position, block_size=size), scale=None):
+            return replace(encoding, granularity=PerBlock(1 - position % 2, size))
         case _:
             return encoding
 

@@ -87,6 +87,10 @@ class ModuleCall:
     """By position among the tensors of the arguments, positional first, then keyword, in the order of the call."""
     outputs: dict[int, bool] = field(default_factory=dict)
     """Is the output at this position floating-point?"""
+    input_dims: dict[int, int] = field(default_factory=dict)
+    """Number of dimensions of the input at this position, in the last call."""
+    output_dims: dict[int, int] = field(default_factory=dict)
+    """Number of dimensions of the output at this position, in the last call."""
     consumers: set[str | None] = field(default_factory=set)
     """Modules that read an output; None is a functional operation, or the caller of the model."""
 
@@ -218,6 +222,7 @@ def _entering(recorder: _Recorder, path: str, leaf: Leaf | None) -> Callable[...
             for position, tensor in leaf.bind_inputs(args, kwargs):
                 origin = recorder.origin_of(tensor)
                 call.see_input(position, tensor.is_floating_point(), origin)
+                call.input_dims[position] = tensor.dim()
                 if isinstance(origin, OutputReference):
                     recorder.calls[origin.module].consumers.add(path)
         recorder.leaf_depth += 1
@@ -238,6 +243,7 @@ def _leaving(recorder: _Recorder, path: str, leaf: Leaf | None) -> Callable[...,
         kept = recorder.origin_of(inputs[0][1]) if inputs else None
         for position, tensor in enumerate(_tensors(output)):
             call.outputs[position] = tensor.is_floating_point()
+            call.output_dims[position] = tensor.dim()
             if tensor.is_floating_point():
                 recorder.set_origin(tensor, kept or OutputReference(path, position))
 

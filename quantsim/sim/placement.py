@@ -9,8 +9,6 @@ from torch import nn
 from quantsim.errors import ConfigurationError
 from quantsim.sim.config import (
     ActivationPlacement,
-    FloatSetting,
-    IntegerSetting,
     PlacementRule,
     QuantizerSetting,
     SimulationConfig,
@@ -116,7 +114,7 @@ def place_quantizers(
             _require_effect(rule.outputs, slots, f"rules[{index}]: outputs", rule)
             outputs.update(dict.fromkeys(slots, rule.outputs))
     for reference, setting in outputs.items():
-        if isinstance(setting, (IntegerSetting, FloatSetting)):
+        if setting is not None and not isinstance(setting, _Absorbed):
             placement[TensorReference(reference.module, TensorRole.OUTPUT, str(reference.index))] = setting
     if config.activations is not None:
         covered = {reference for reference, setting in outputs.items() if setting is not None}

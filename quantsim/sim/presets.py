@@ -21,10 +21,31 @@ from quantsim.sim.config import (
     FloatSetting,
     GranularityKind,
     IntegerSetting,
+    MXSetting,
     SimulationConfig,
 )
 
-__all__ = ["PRESETS", "fp8_e4m3", "preset", "preset_names", "w4a8", "w4a8_dynamic", "w4a16_g32", "w8a8", "w8a8_dynamic"]
+__all__ = [
+    "PRESETS",
+    "bf16",
+    "fp8_e4m3",
+    "fp8_e5m2",
+    "fp16",
+    "mxfp4",
+    "mxfp6_e2m3",
+    "mxfp6_e3m2",
+    "mxfp8",
+    "mxfp8_e5m2",
+    "mxint8",
+    "nvfp4",
+    "preset",
+    "preset_names",
+    "w4a8",
+    "w4a8_dynamic",
+    "w4a16_g32",
+    "w8a8",
+    "w8a8_dynamic",
+]
 
 _EXACT_MSE: Final = AnalyzerSetting(kind=AnalyzerKind.EXACT_MSE)
 _TOKEN_MSE: Final = AnalyzerSetting(kind=AnalyzerKind.TOKEN_MSE)
@@ -112,11 +133,122 @@ def fp8_e4m3() -> SimulationConfig:
       round hardly less coarsely than four-bit integers do in small groups; one scale a channel costs 1 dB on MiniLM.)
     * Activations: one scale a token, computed at run time; needs no calibration data.
     """
+    return _fp8("fp8_e4m3", "e4m3fn")
+
+
+def fp8_e5m2() -> SimulationConfig:
+    """8-bit floats (e5m2: 5 exponent bits, 2 mantissa bits, largest value 57344) for weights and activations.
+
+    Scales as in :func:`fp8_e4m3`, so that the two differ in the format alone: what the wider exponent gains where
+    magnitudes in a row differ by more than a factor of 2**15, and what the missing mantissa bit (6 dB) costs where they
+    do not. It is the format of gradients rather than of inference.
+    """
+    return _fp8("fp8_e5m2", "e5m2")
+
+
+def fp16() -> SimulationConfig:
+    """IEEE half precision (5 exponent bits, 10 mantissa bits, largest value 65504) for weights and activations.
+
+    * Weights and activations: cast as they are, to nearest even; no scales, no calibration data. Magnitudes beyond
+      65504 become 65504, so that one outlier costs its own value and not the whole output; ``saturate: false`` makes
+      them infinite, as a cast on hardware does.
+    * Products are summed in the model's own type, as matrix engines do in float32.
+    """
+    return _plain_float("fp16", "IEEE half precision")
+
+
+def bf16() -> SimulationConfig:
+    """bfloat16 (8 exponent bits, 7 mantissa bits: the range of float32) for weights and activations.
+
+    As :func:`fp16`, with three mantissa bits less (18 dB) for a range that nothing leaves.
+    """
+    return _plain_float("bf16", "bfloat16")
+
+
+def mxfp8() -> SimulationConfig:
+    """OCP MXFP8 with e4m3 elements: 32 values share a power of two; for weights and activations.
+
+    * Weights: e4m3fn elements; each 32 inputs of an output channel share one 8-bit exponent, chosen by OCP's ``floor``
+      rule from their largest magnitude. It may cut the top of a block off (448 of up to 512), which ``scale_rule:
+      rceil`` does not: that is worth 2 dB on MiniLM.
+    * Activations: the same, along the axis that the multiplication sums over (features, channels), from each tensor at
+      run time; needs no calibration data.
+    """
+    return _microscaling("mxfp8", "mxfp8_e4m3", "MXFP8 (e4m3)")
+
+
+def mxfp8_e5m2() -> SimulationConfig:
+    """OCP MXFP8 with e5m2 elements, as :func:`mxfp8`: one mantissa bit less for 32 binades within a block.
+
+    Thirty-two values seldom differ that much, so on weights and activations it loses to :func:`mxfp8`; it is meant for
+    gradients.
+    """
+    return _microscaling("mxfp8_e5m2", "mxfp8_e5m2", "MXFP8 (e5m2)")
+
+
+def mxfp6_e3m2() -> SimulationConfig:
+    """OCP MXFP6 with e3m2 elements (largest value 28), blocks as in :func:`mxfp8`: 6.25 bits a value."""
+    return _microscaling("mxfp6_e3m2", "mxfp6_e3m2", "MXFP6 (e3m2)")
+
+
+def mxfp6_e2m3() -> SimulationConfig:
+    """OCP MXFP6 with e2m3 elements (largest value 7.5), blocks as in :func:`mxfp8`: 6.25 bits a value.
+
+    Within 32 values the finer steps of three mantissa bits count for more than the range of three exponent bits, so it
+    is the better of the two MXFP6 formats for inference.
+    """
+    return _microscaling("mxfp6_e2m3", "mxfp6_e2m3", "MXFP6 (e2m3)")
+
+
+def mxfp4() -> SimulationConfig:
+    """OCP MXFP4: e2m1 elements (0, 0.5, 1, 1.5, 2, 3, 4, 6), blocks as in :func:`mxfp8`: 4.25 bits a value.
+
+    For weights and activations both, which most models do not stand without being trained for it; for four-bit weights
+    alone take the activations away (``activations: null``).
+    """
+    return _microscaling("mxfp4", "mxfp4", "MXFP4")
+
+
+def mxint8() -> SimulationConfig:
+    """OCP MXINT8: 8-bit integers, blocks as in :func:`mxfp8`; evenly spaced values, the finest of the MX formats."""
+    return _microscaling("mxint8", "mxint8", "MXINT8")
+
+
+def nvfp4() -> SimulationConfig:
+    """NVFP4: e2m1 elements, 16 of which share an e4m3 scale; and one float32 scale a tensor: 4.5 bits a value.
+
+    Half the block and a scale that is no power of two: a block's largest value meets the largest of the format to
+    within 1/16 of it. Scales of weights and activations are computed at run time; needs no calibration data.
+    """
+    return _microscaling("nvfp4", "nvfp4", "NVFP4")
+
+
+def _fp8(name: str, format: str) -> SimulationConfig:
     return SimulationConfig(
-        name="fp8_e4m3",
-        description="e4m3fn weights in groups of 32, e4m3fn activations per token with run-time scales",
-        weights=FloatSetting(format="e4m3fn", granularity=GranularityKind.BLOCK, block_size=32, analyzer=_EXACT_MSE),
-        activations=FloatSetting(format="e4m3fn", granularity=GranularityKind.TOKEN, dynamic=True),
+        name=name,
+        description=f"{format} weights in groups of 32, {format} activations per token with run-time scales",
+        weights=FloatSetting(format=format, granularity=GranularityKind.BLOCK, block_size=32, analyzer=_EXACT_MSE),
+        activations=FloatSetting(format=format, granularity=GranularityKind.TOKEN, dynamic=True),
+    )
+
+
+def _plain_float(name: str, words: str) -> SimulationConfig:
+    setting = FloatSetting(format=name, scaled=False)
+    return SimulationConfig(
+        name=name,
+        description=f"weights and activations cast to {words}, without scales",
+        weights=setting,
+        activations=setting,
+    )
+
+
+def _microscaling(name: str, format: str, words: str) -> SimulationConfig:
+    setting = MXSetting(format=format)
+    return SimulationConfig(
+        name=name,
+        description=f"{words} weights and activations: run-time scales for blocks of {setting.grid.block_size}",
+        weights=setting,
+        activations=setting,
     )
 
 
@@ -127,7 +259,27 @@ def _four_bit_groups() -> IntegerSetting:
 
 
 PRESETS: Final[Mapping[str, Callable[[], SimulationConfig]]] = MappingProxyType(
-    {function.__name__: function for function in (w8a8, w8a8_dynamic, w4a8, w4a8_dynamic, w4a16_g32, fp8_e4m3)}
+    {
+        function.__name__: function
+        for function in (
+            w8a8,
+            w8a8_dynamic,
+            w4a8,
+            w4a8_dynamic,
+            w4a16_g32,
+            fp8_e4m3,
+            fp8_e5m2,
+            fp16,
+            bf16,
+            mxfp8,
+            mxfp8_e5m2,
+            mxfp6_e3m2,
+            mxfp6_e2m3,
+            mxfp4,
+            mxint8,
+            nvfp4,
+        )
+    }
 )
 """The function that makes each preset, by name."""
 

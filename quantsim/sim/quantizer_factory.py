@@ -13,16 +13,26 @@ from quantsim.quantization import float as float_quantization
 from quantsim.quantization.analyzers.exact_mse import ExactMseEncodingAnalyzer
 from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
+from quantsim.quantization.granularity import PerBlock
+from quantsim.quantization.mx import MXQuantizeDequantize
 from quantsim.sim.config import (
     AnalyzerKind,
     AnalyzerSetting,
     FloatSetting,
     GranularityKind,
     IntegerSetting,
+    MXSetting,
     QuantizerSetting,
 )
-from quantsim_encodings.encoding import AffineEncoding, DynamicEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
-from quantsim_encodings.formats import FloatFormat, IntFormat, float_format
+from quantsim_encodings.encoding import (
+    AffineEncoding,
+    DynamicEncoding,
+    Encoding,
+    FloatEncoding,
+    GroupedBlockEncoding,
+    MXEncoding,
+)
+from quantsim_encodings.formats import FloatFormat, IntFormat, MXFormat, NVFP4Format
 
 __all__ = ["activation_quantizer", "parameter_quantizer", "quantizer_from_encoding"]
 
@@ -71,7 +81,7 @@ def _analyzer(
 
 
 def _build(
-    setting: QuantizerSetting,
+    setting: IntegerSetting | FloatSetting,
     shape: tuple[int, ...],
     block_size: tuple[int, ...] | None,
     *,
@@ -79,10 +89,18 @@ def _build(
     token_dims: int = 1,
 ) -> QuantizerBase:
     if isinstance(setting, FloatSetting):
-        grid = float_format(setting.format)
+        if not setting.scaled:
+            return float_quantization.FloatQuantizeDequantize(
+                format=setting.grid, rounding=setting.rounding, saturate=setting.saturate, scaled=False
+            )
+        grid = setting.grid
         analyzer = _analyzer(setting.analyzer, grid, shape, block_size, token_dims)
         return float_quantization.FloatQuantizeDequantize(
-            format=grid, shape=shape, block_size=block_size, encoding_analyzer=analyzer
+            format=grid,
+            shape=shape,
+            block_size=block_size,
+            encoding_analyzer=analyzer,
+            rounding=setting.rounding,
         )
     integers = IntFormat.from_bits(setting.bits, signed=setting.symmetric)
     analyzer = _analyzer(setting.analyzer, integers, shape, block_size, token_dims)
@@ -102,20 +120,30 @@ def _build(
     )
 
 
+def _run_time_blocks(setting: FloatSetting | MXSetting, axis: int) -> QuantizerBase:
+    if isinstance(setting, MXSetting):
+        return MXQuantizeDequantize(setting.grid, axis, rounding=setting.rounding)
+    assert setting.block_size is not None  # the setting's own validation
+    return float_quantization.DynamicFloatQuantizeDequantize(
+        format=setting.grid, granularity=PerBlock(axis, setting.block_size), rounding=setting.rounding
+    )
+
+
 def parameter_quantizer(
-    setting: QuantizerSetting, values: Tensor, channel_axis: int | None, *, where: str
+    setting: QuantizerSetting, values: Tensor, channel_axis: int | None, *, summed_axis: int | None = None, where: str
 ) -> QuantizerBase:
     """A quantizer for a parameter, on the parameter's device.
 
     Channels are along ``channel_axis``. A block holds ``block_size`` elements of the next axis (the inputs that are
     summed) and the whole of the axes after it (a convolution's kernel); an input axis no longer than a block is one
     block. An axis that ``block_size`` does not divide is cut into the largest equal blocks below it, with a warning. A
-    vector has one range.
+    vector has one range. Blocks with run-time scales lie along ``summed_axis``, the last of which may be shorter.
 
     Args:
         setting: Format, granularity, analyzer.
         values: The parameter; only its shape and device are read.
         channel_axis: Axis of the output channels; None for a vector.
+        summed_axis: Axis that the module sums over; None: the axis next to that of the channels.
         where: What errors call the parameter.
 
     Raises:
@@ -125,6 +153,10 @@ def parameter_quantizer(
         UserWarning: The blocks are smaller than asked for.
     """
     shape = tuple(values.shape)
+    if isinstance(setting, MXSetting) or setting.dynamic:
+        assert not isinstance(setting, IntegerSetting)  # the setting's own validation: those have no run-time blocks
+        axis = summed_axis if summed_axis is not None else 1 if channel_axis == 0 else 0
+        return _run_time_blocks(setting, axis).to(values.device)
     if setting.granularity is GranularityKind.TENSOR or channel_axis is None:
         return _build(setting, (), None).to(values.device)
     scales = tuple(size if axis == channel_axis else 1 for axis, size in enumerate(shape))
@@ -166,30 +198,37 @@ def _block_size(wanted: int, length: int, *, where: str) -> int:
     return size
 
 
-def activation_quantizer(setting: QuantizerSetting, *, op: str | None = None, where: str) -> QuantizerBase:
-    """A quantizer for an activation: one range a tensor, or one a token at run time.
+def activation_quantizer(
+    setting: QuantizerSetting, *, op: str | None = None, summed_axis: int = -1, where: str
+) -> QuantizerBase:
+    """A quantizer for an activation: one range a tensor, or one a token or block at run time.
 
     Args:
         setting: Format, granularity, analyzer.
         op: Op of the module, which tells what one token of its tensors is.
+        summed_axis: Axis along which blocks lie.
         where: What errors call the activation.
 
     Raises:
-        ConfigurationError: Granularity channel or block, whose shape an activation does not tell.
+        ConfigurationError: Granularity channel or calibrated blocks, whose shape an activation does not tell.
     """
+    if isinstance(setting, MXSetting):
+        return _run_time_blocks(setting, summed_axis)
+    if isinstance(setting, FloatSetting) and setting.dynamic and setting.granularity is GranularityKind.BLOCK:
+        return _run_time_blocks(setting, summed_axis)
     if setting.granularity in (GranularityKind.CHANNEL, GranularityKind.BLOCK):
         raise ConfigurationError(
             "activations have no fixed channels to calibrate",
             where=where,
             got=f"granularity {setting.granularity.value!r}",
-            expected="'tensor', or 'token' with dynamic: true",
+            expected="'tensor', 'token' with dynamic: true, or in floating point 'block' with dynamic: true",
             fix="change the setting, or assign a quantizer of the wanted shape to the module yourself",
         )
     if not setting.dynamic:
         return _build(setting, (), None, token_dims=_IMAGE_DIMS.get(op or "", 1))
     if isinstance(setting, IntegerSetting):
         return affine.DynamicQuantizeDequantize(setting.bits, setting.symmetric)
-    return float_quantization.DynamicFloatQuantizeDequantize(format=float_format(setting.format))
+    return float_quantization.DynamicFloatQuantizeDequantize(format=setting.grid, rounding=setting.rounding)
 
 
 def quantizer_from_encoding(encoding: Encoding) -> QuantizerBase:
@@ -209,9 +248,11 @@ def quantizer_from_encoding(encoding: Encoding) -> QuantizerBase:
             return affine.DynamicQuantizeDequantize.from_encodings(encoding)
         case DynamicEncoding(format=FloatFormat()):
             return float_quantization.DynamicFloatQuantizeDequantize.from_encodings(encoding)
+        case MXEncoding(format=MXFormat() | NVFP4Format()):
+            return MXQuantizeDequantize.from_encodings(encoding)
     raise ConfigurationError(
         "no quantizer holds such an encoding",
         got=f"{type(encoding).__name__} in {encoding.format}",
-        expected="an integer or floating-point encoding",
+        expected="an integer, floating-point or block encoding",
         fix="remove the entry from the file, or load it with a later version of quantsim",
     )

@@ -14,7 +14,7 @@ from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.coverage import Coverage
 from quantsim.sim.slots import slot_name
 from quantsim_encodings.document import TensorReference, TensorRole
-from quantsim_encodings.formats import FloatFormat, IntFormat
+from quantsim_encodings.formats import FloatFormat, IntFormat, MXFormat, MXScaleRule, NVFP4Format, RoundingMode
 from quantsim_encodings.granularity import PerBlock, PerBlocks, PerChannel, PerTensor, PerToken
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class QuantizerState(StrEnum):
     CALIBRATED = "calibrated"
     UNCALIBRATED = "not calibrated"
     DYNAMIC = "run time"
+    FIXED = "no scale"
+    """A plain cast: there is nothing to calibrate."""
     LAZY = "at first use"
     """A weight's quantizer: calibrates itself from the weight when the module is first called."""
 
@@ -42,7 +44,7 @@ class SummaryRow:
     Attributes:
         tensor: Which tensor it quantizes.
         module_type: Class of the module.
-        format: Such as ``int8``, ``uint8``, ``e4m3fn``.
+        format: Such as ``int8``, ``uint8``, ``e4m3fn``, ``mxfp4``; a rounding mode other than to nearest even follows.
         granularity: Such as ``tensor``, ``channel``, ``block of 32``, ``token``.
         state: Whether it is ready.
         frozen: Whether neither calibration nor training may change it.
@@ -229,12 +231,36 @@ def _storage(model: nn.Module, rows: Iterable[SummaryRow], modules: Mapping[str,
 
 
 def _stored_bits(values: Tensor, quantizer: QuantizerBase) -> int:
+    match quantizer.format:
+        case MXFormat(element=element) | NVFP4Format(element=element) as grid:
+            tensor_bits = _SCALE_BITS if isinstance(grid, NVFP4Format) and grid.two_level else 0
+            return values.numel() * element.bits + _blocks(values, quantizer) * grid.scale_format.bits + tensor_bits
+        case _:
+            pass
+    if not getattr(quantizer, "is_scaled", True):
+        return values.numel() * quantizer.bitwidth
+    if not quantizer.needs_calibration:
+        return values.numel() * quantizer.bitwidth + _blocks(values, quantizer) * _SCALE_BITS
     scales = next((parameter.numel() for parameter in quantizer.parameters()), 1)
     offset_bits = 0 if getattr(quantizer, "symmetric", True) else quantizer.bitwidth
     return values.numel() * quantizer.bitwidth + scales * (_SCALE_BITS + offset_bits)
 
 
+def _blocks(values: Tensor, quantizer: QuantizerBase) -> int:
+    """How many scales a tensor has that computes them at run time."""
+    match quantizer.granularity:
+        case PerBlock(axis=axis, block_size=size):
+            length = values.shape[axis]
+            return values.numel() // max(length, 1) * (1 if size == -1 else -(-length // size))
+        case PerToken():
+            return values.numel() // max(values.shape[-1], 1)
+        case _:
+            return 1
+
+
 def _state(quantizer: QuantizerBase, role: TensorRole) -> QuantizerState:
+    if not getattr(quantizer, "is_scaled", True):
+        return QuantizerState.FIXED
     if not quantizer.needs_calibration:
         return QuantizerState.DYNAMIC
     if quantizer.is_initialized():
@@ -243,6 +269,12 @@ def _state(quantizer: QuantizerBase, role: TensorRole) -> QuantizerState:
 
 
 def _format_label(quantizer: QuantizerBase) -> str:
+    rounding = getattr(quantizer, "rounding", RoundingMode.NEAREST_EVEN)
+    label = _grid_label(quantizer)
+    return label if rounding is RoundingMode.NEAREST_EVEN else f"{label} {rounding.value}"
+
+
+def _grid_label(quantizer: QuantizerBase) -> str:
     match quantizer.format:
         case IntFormat() as grid:
             plain = f"{'int' if grid.signed else 'uint'}{grid.bits}"
@@ -253,6 +285,12 @@ def _format_label(quantizer: QuantizerBase) -> str:
             )
         case FloatFormat() as grid:
             return grid.label
+        case MXFormat() as grid:
+            element = grid.element
+            name = grid.name or f"mx {element.label if isinstance(element, FloatFormat) else f'int{element.bits}'}"
+            return name if grid.scale_rule is MXScaleRule.FLOOR else f"{name} ({grid.scale_rule.value})"
+        case NVFP4Format(two_level=two_level):
+            return "nvfp4" if two_level else "nvfp4_one_level"
         case other:
             return type(other).__name__
 

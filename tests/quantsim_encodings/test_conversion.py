@@ -30,6 +30,7 @@ from quantsim_encodings import (
     PerTensor,
     PerToken,
     Producer,
+    RoundingMode,
     TensorReference,
     TensorRole,
     convert,
@@ -73,6 +74,7 @@ NVFP4 = MXEncoding(NVFP4Format(), PerBlock(1, 16), np.float32([[1.5, 448.0]]), 0
 OTHERS: list[Encoding] = [
     MXEncoding(mx_format("mxfp4"), PerBlock(-1, 32)),
     DynamicEncoding(IntFormat(-128, 127), PerToken(), True),
+    DynamicEncoding(float_format("e4m3fn"), PerBlock(-1, 32), True, RoundingMode.STOCHASTIC),
     OpticalEncoding(OpticalFormat(), np.float32(-1), np.float32(1)),
     FixedPointEncoding(FixedPointFormat(IntFormat(-128, 127)), 2**30, 33, 0),  # type: ignore[arg-type]
 ]
@@ -172,6 +174,7 @@ def test_aimet_holds_no_other_kind(encoding: Encoding, version: EncodingsVersion
         (replace(FP8, rounding="up"), ""),
         (NVFP4, "2.1.0"),
         (replace(NVFP4, scale=None), ""),
+        (replace(NVFP4, rounding="stochastic"), ""),
         (replace(NVFP4, granularity=PerBlock(1, 32)), ""),
         (replace(UINT8, format=IntFormat(1, 200)), ""),
         (replace(INT8_CHANNEL, format=IntFormat(-7, 7)), ""),

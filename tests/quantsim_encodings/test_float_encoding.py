@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,20 @@ def test_mx_and_dynamic_encodings() -> None:
     assert DynamicEncoding(IntFormat(-128, 127), PerToken(), True) == DynamicEncoding(
         IntFormat(-128, 127), PerToken(), True
     )
+
+
+def test_every_floating_encoding_says_how_it_rounds() -> None:
+    for encoding in (
+        FloatEncoding(E4M3),
+        MXEncoding(mx_format("mxfp4"), PerBlock(-1, 32)),
+        DynamicEncoding(E4M3, PerToken(), True),
+    ):
+        assert encoding.rounding is RoundingMode.NEAREST_EVEN
+        up = replace(encoding, rounding="up")  # type: ignore[arg-type]
+        assert up.rounding is RoundingMode.UP
+        assert up != encoding
+        with pytest.raises(ValueError, match="sideways"):
+            replace(encoding, rounding="sideways")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,24 @@ def test_unknown_name_lists_the_known_ones() -> None:
         float_format("fp17")
     with pytest.raises(ValueError, match="expected one of"):
         float_format([])  # type: ignore[arg-type]
+
+
+def test_spelled_names() -> None:
+    assert float_format("e5m10") == float_format("fp16")
+    assert float_format("e8m23") == float_format("fp32")
+    assert float_format("e11m52").max == float(np.finfo(np.float64).max)
+    assert float_format("e6m9") == FloatFormat(6, 9)
+    assert float_format("e6m9").label == "e6m9"
+    assert not float_format("e3m2").has_infinity, "names of the table come first"
+
+
+@pytest.mark.parametrize("name", ["e0m3", "e12m3", "e4m53", "e1m0"])
+def test_spelled_formats_that_are_impossible(name: str) -> None:
+    with pytest.raises(ValueError, match=r"exponent_bits|mantissa_bits|no finite number"):
+        float_format(name)
+
+
+@pytest.mark.parametrize("name", ["e4", "m3", "e4m", "e4m-1", "E4M3", "e4m3 ", "e100m3", 43, None])
+def test_names_that_spell_nothing(name: object) -> None:
+    with pytest.raises(ValueError, match="for instance 'e6m9'"):
+        float_format(name)  # type: ignore[arg-type]

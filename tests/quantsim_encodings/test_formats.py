@@ -126,3 +126,23 @@ def test_fixed_point_format() -> None:
             FixedPointFormat(IntFormat(-8, 7), **arguments)
     with pytest.raises(ValueError, match="output"):
         FixedPointFormat("int8")  # type: ignore[arg-type]
+
+
+def test_rounding_modes_have_the_numbers_of_the_specification() -> None:
+    expected = (
+        "nearest_odd nearest_even up down toward_zero stochastic stochastic_equal nearest_zero nearest_away odd".split()
+    )
+    assert [mode.value for mode in RoundingMode] == expected
+    for number, name in enumerate(expected):
+        mode = RoundingMode(name)
+        assert mode.number == number
+        assert RoundingMode.parse(number) is RoundingMode.parse(name) is RoundingMode.parse(mode) is mode
+        assert mode.is_stochastic == name.startswith("stochastic")
+    assert RoundingMode.parse("nearest") is RoundingMode.NEAREST_EVEN
+    assert RoundingMode.parse("towards_zero") is RoundingMode.TOWARD_ZERO
+
+
+@pytest.mark.parametrize("value", [10, -1, 1.0, True, None, "sideways", "Nearest", [1]])
+def test_unknown_rounding_modes_list_the_known_ones(value: object) -> None:
+    with pytest.raises(ValueError, match=r"0 nearest_odd, 1 nearest_even, .* 9 odd \(also 'nearest'"):
+        RoundingMode.parse(value)  # type: ignore[arg-type]

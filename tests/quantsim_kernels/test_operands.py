@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quantsim_encodings.formats import IntFormat, OpticalFormat, float_format
+from quantsim_encodings.formats import IntFormat, OpticalFormat, float_format, mx_format
 from quantsim_kernels import (
     QuantizedOperand,
     affine_quantize,
@@ -13,6 +13,7 @@ from quantsim_kernels import (
     float_cast,
     float_quantize_dequantize,
 )
+from quantsim_kernels.operands import DeferredOperand, OperandCast
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,30 @@ def test_gradients_flow() -> None:
 def test_other_formats_are_refused() -> None:
     with pytest.raises(TypeError, match="OpticalFormat"):
         QuantizedOperand(values=torch.ones(2), format=OpticalFormat()).dequantize()
+
+
+def test_numbers_of_block_formats_are_read_as_they_are() -> None:
+    x = torch.randn(2, 32)
+    assert QuantizedOperand(values=x, format=mx_format("mxfp4")).dequantize() is x
+    with pytest.raises(TypeError, match="MXFormat"):
+        QuantizedOperand(values=x, format=mx_format("mxfp4"), scale=torch.ones(2, 1)).dequantize()
+
+
+def test_deferred_operands_are_quantized_once_and_only_if_read() -> None:
+    calls: list[int] = []
+
+    def quantize(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return float_cast(x, "e4m3fn")
+
+    x, cast = torch.randn(3, 4), OperandCast(format=float_format("e4m3fn"))
+    operand = DeferredOperand(x, quantize, float_format("e4m3fn"), cast)
+    assert isinstance(operand, QuantizedOperand)
+    assert operand.shape == (3, 4)
+    assert operand.source is x
+    assert operand.cast is cast
+    assert operand.scale is None
+    assert calls == []
+    assert torch.equal(operand.dequantize(), float_cast(x, "e4m3fn"))
+    assert operand.values is operand.dequantize()
+    assert calls == [1]

@@ -184,3 +184,34 @@ def test_a_newly_registered_kernel_is_used_at_once_and_gone_when_removed() -> No
 def test_forcing_a_backend_that_cannot_run_says_why() -> None:
     with force_backend("integer"), pytest.raises(KernelUnavailableError, match="force_backend"):
         affine_quantize_dequantize(torch.ones(2), torch.ones(()), None, -8, 7)
+
+
+def test_schemes_of_an_op(mine: Registry) -> None:
+    assert mine.schemes("root") == {Scheme.AFFINE}
+    assert mine.schemes("branch") == frozenset()
+
+    @mine.register(op="root", scheme=Scheme.FLOAT, backend=Backend.REFERENCE)
+    def root(x: int) -> int:
+        return x
+
+    assert mine.schemes("root") == {Scheme.AFFINE, Scheme.FLOAT}
+    mine.unregister(root)
+    assert mine.schemes("root") == {Scheme.AFFINE}
+
+
+def test_screens_are_asked_before_operands_are_made(mine: Registry) -> None:
+    assert mine.may_select("root", Scheme.AFFINE, 3)  # kernels without a screen may always run
+    assert not mine.may_select("root", Scheme.FLOAT, 3)
+    asked: list[int] = []
+
+    def screen(x: int) -> bool:
+        asked.append(x)
+        return x > 0
+
+    @mine.register(op="root", scheme=Scheme.FLOAT, backend=Backend.REFERENCE, screen=screen)
+    def root(x: int) -> int:
+        return x
+
+    assert mine.may_select("root", Scheme.FLOAT, 3)
+    assert not mine.may_select("root", Scheme.FLOAT, -3)
+    assert asked == [3, -3]

@@ -12,7 +12,7 @@ from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding,
 from quantsim_encodings.formats import FloatFormat, IntFormat, NVFP4Format, float_format
 from quantsim_encodings.layout import Layout, layout_of
 from quantsim_encodings.loss import Loss, LossReport
-from quantsim_encodings.versions.legacy import report_cast
+from quantsim_encodings.versions.legacy import report_cast, report_rounding
 
 _UNQUANTIZED = (float_format("fp16"), float_format("bf16"))
 
@@ -180,6 +180,7 @@ def _nvfp4(encoding: MXEncoding, version: EncodingsVersion, path: str, report: L
     if encoding.scale is None or encoding.tensor_scale is None:
         report.refuse(path, "is NVFP4 without fixed scales of blocks and tensor; only with both it can be held")
         return None
+    report_rounding(encoding, path, report)
     layout = _layout(encoding, path, report)
     if layout is None or layout.block_size != encoding.format.block_size:
         report.refuse(path, f"is NVFP4 with {encoding.granularity}, expected blocks of {encoding.format.block_size}")

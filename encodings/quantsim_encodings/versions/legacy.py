@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from quantsim_encodings._problems import ProblemCollector, child, show
-from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding
+from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding, MXEncoding
 from quantsim_encodings.formats import FloatFormat, IntFormat, RoundingMode, float_format
 from quantsim_encodings.granularity import Flattened, PerTensor
 from quantsim_encodings.loss import Loss, LossReport
@@ -207,7 +207,12 @@ def encode_float_bits(encoding: FloatEncoding, path: str, report: LossReport) ->
 
 def report_cast(encoding: FloatEncoding, path: str, report: LossReport) -> None:
     """Reports a way of casting that AIMET's versions do not know: they round to nearest even and saturate."""
-    if encoding.rounding is not RoundingMode.NEAREST_EVEN:
-        report.refuse(path, f"rounds by {encoding.rounding.value}; only nearest_even can be held")
+    report_rounding(encoding, path, report)
     if not encoding.saturate:
         report.refuse(path, "does not saturate; only casts that do can be held")
+
+
+def report_rounding(encoding: FloatEncoding | MXEncoding, path: str, report: LossReport) -> None:
+    """Reports a rounding mode other than AIMET's."""
+    if encoding.rounding is not RoundingMode.NEAREST_EVEN:
+        report.refuse(path, f"rounds by {encoding.rounding.value}; only nearest_even can be held")

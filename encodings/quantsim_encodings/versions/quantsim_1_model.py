@@ -193,6 +193,7 @@ class MXEncodingModel(Model):
     scale: ArrayModel | None = None
     tensor_scale: float | None = None
     block_size: list[Size] | None = None
+    rounding: RoundingName = RoundingMode.NEAREST_EVEN
 
 
 class OpticalEncodingModel(Model):
@@ -226,6 +227,7 @@ class DynamicEncodingModel(Model):
     format: Annotated[IntFormatModel | FloatFormatModel, Field(discriminator="kind")]
     granularity: GranularityModel
     symmetric: bool
+    rounding: RoundingName = RoundingMode.NEAREST_EVEN
 
 
 EncodingModel = Annotated[

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from quantsim_kernels.reference import affine, affine_parameters, float_cast, operand_layout
+from quantsim_kernels.reference import (
+    affine,
+    affine_parameters,
+    float_cast,
+    float_codes,
+    noise,
+    operand_layout,
+    rounding,
+)
 
-__all__ = ["affine", "affine_parameters", "float_cast", "operand_layout"]
+__all__ = ["affine", "affine_parameters", "float_cast", "float_codes", "noise", "operand_layout", "rounding"]

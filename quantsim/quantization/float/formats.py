@@ -127,18 +127,23 @@ def choose_format(
     finite: bool | None,
     unsigned_zero: bool | None,
     dtype: torch.dtype | None,
-    format: FloatFormat | None,
+    format: FloatFormat | str | None,
 ) -> FloatFormat:
     """Returns the one format that a quantizer's arguments say.
 
     Raises:
-        ConfigurationError: If they say none, several, or half of one.
+        ConfigurationError: If they say none, several, or half of one, or ``format`` names none.
     """
     widths = (exponent_bits, mantissa_bits, finite, unsigned_zero)
     ways = [any(width is not None for width in widths), dtype is not None, format is not None]
     if sum(ways) == 1:
-        if format is not None:
+        if isinstance(format, FloatFormat):
             return format
+        if format is not None:
+            try:
+                return float_format(format)
+            except ValueError as error:
+                raise ConfigurationError(str(error), where=f"{owner}(format)") from None
         if dtype is not None:
             return format_of_dtype(dtype)
         if exponent_bits is not None and mantissa_bits is not None:
@@ -155,7 +160,10 @@ def choose_format(
 def describe_format(format: FloatFormat) -> str:
     """Returns the constructor argument that names a format, for a module's repr."""
     known = dtype_of(format)
-    return f"format={format.label}" if known is None else f"dtype={known}"
+    if known is not None:
+        return f"dtype={known}"
+    flushed = format.has_zero and not format.has_subnormals
+    return f"format={format.label}{', subnormal=False' if flushed else ''}"
 
 
 def format_settings(format: FloatFormat) -> dict[str, Any]:

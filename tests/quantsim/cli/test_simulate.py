@@ -178,6 +178,33 @@ def test_two_configs_of_one_name_would_overwrite_each_other(run: Run, code: Path
     assert "fp8_e4m3" in done.err
 
 
+def test_the_presets_are_listed(run: Run) -> None:
+    from quantsim.sim import preset, preset_names
+
+    done = run("simulate", "--list-presets")
+    assert done.code == 0
+    listed = {line.split()[0]: line for line in done.out.splitlines()[1:]}
+    assert tuple(listed) == preset_names()
+    for name, line in listed.items():
+        config = preset(name)
+        assert line.split()[1] == ("yes" if config.needs_data else "no")
+        assert config.description in line
+
+
+def test_block_formats_are_simulated_and_written(run: Run, code: Path, tmp_path: Path) -> None:
+    configs = ["mxfp8", "mxfp4", "nvfp4", "bf16"]
+    chosen = [argument for name in configs for argument in ("-c", name)]
+    done = run("simulate", f"{code}:model_with_inputs", *chosen, "-o", tmp_path, "--summary")
+    assert done.code == 0, done.err
+    shown = rows(done.out)
+    assert set(shown) >= set(configs)
+    assert float(shown["bf16"][0]) > float(shown["mxfp8"][0]) > float(shown["mxfp4"][0])
+    assert "mxfp8_e4m3/block of 32" in " ".join(done.out.split())
+    for name in configs:
+        document = quantsim_encodings.read(tmp_path / f"Sequential.{name}.json")
+        assert len(document.entries) == 4
+
+
 def test_the_table_fits_a_small_terminal(run: Run, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     done = run("simulate", f"{code}:model_with_inputs", "-c", "fp8_e4m3")

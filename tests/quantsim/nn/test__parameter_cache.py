@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quantsim.nn import QuantizedLinear
 from quantsim.nn._parameter_cache import SMALLEST_CACHED
 from quantsim.quantization import affine
+from quantsim.quantization.float import FloatQuantizeDequantize
 
 SIZE = 128
 assert SIZE * SIZE >= SMALLEST_CACHED
@@ -220,8 +221,20 @@ def test_hooks_of_the_quantizer_run_each_time(linear: QuantizedLinear) -> None:
     assert calls == [1, 1]
 
 
-def test_quantizers_that_are_not_deterministic_are_not_cached(linear: QuantizedLinear) -> None:
-    linear.param_quantizers["weight"].is_deterministic = False
+def test_stochastic_quantizers_are_not_cached(linear: QuantizedLinear) -> None:
+    linear.param_quantizers["weight"] = FloatQuantizeDequantize(format="e4m3fn", rounding="stochastic", scaled=False)
+    with torch.no_grad():
+        first, second = linear(X), linear(X)
+    assert not torch.equal(first, second)
+    linear.param_quantizers["weight"] = FloatQuantizeDequantize(format="e4m3fn", rounding="nearest", scaled=False)
+    with torch.no_grad():
+        assert torch.equal(linear(X), linear(X))
+
+
+def test_quantizers_that_say_they_are_stochastic_are_run_each_time(
+    linear: QuantizedLinear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(linear.param_quantizers["weight"]), "is_stochastic", True)
     calls = count_calls(linear)
     with torch.no_grad():
         linear(X)

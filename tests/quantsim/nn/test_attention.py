@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantsim.nn import QuantizationMixin, compute_encodings, decompose_attention, disable_fused_paths
+from quantsim.nn import (
+    QuantizationMixin,
+    QuantizedMultiheadAttention,
+    compute_encodings,
+    decompose_attention,
+    disable_fused_paths,
+)
 from quantsim.quantization import affine
 
 OPTIONS = [
@@ -284,3 +290,15 @@ def test_export_equals_eager(strict: bool) -> None:
         expected = quantized(q, k, v)
         exported = torch.export.export(quantized, (q, k, v), strict=strict).module()
         torch.testing.assert_close(exported(q, k, v)[0], expected[0])
+
+
+@pytest.mark.parametrize("dims", [{}, {"kdim": 6, "vdim": 10}], ids=["packed", "separate"])
+def test_a_constructed_one_has_the_parameters_of_torch(dims: dict[str, int]) -> None:
+    quantized, module = QuantizedMultiheadAttention(8, 2, **dims), nn.MultiheadAttention(8, 2, **dims)
+    assert [(name, p.shape) for name, p in quantized.named_parameters()] == [
+        (name, p.shape) for name, p in module.named_parameters()
+    ]
+    quantized.load_state_dict(module.state_dict(), strict=False)
+    query, key, value = (torch.randn(3, 2, size) for size in (8, dims.get("kdim", 8), dims.get("vdim", 8)))
+    torch.testing.assert_close(quantized(query, key, value), module(query, key, value))
+    assert type(quantized.get_original_module()(query, key, value)) is tuple

@@ -62,11 +62,16 @@ def output(sim: QuantizationSimModel, images: list[Tensor]) -> Tensor:
 
 
 def holds(config: str, version: EncodingsVersion) -> bool:
-    """Only quantsim's own version knows run-time scales; LPBQ came with 1.0.0, scaled floats with 2.0.0."""
+    """Only quantsim's own version knows run-time scales, blocks with a shared scale and bfloat16.
+
+    LPBQ came with 1.0.0, scaled floats with 2.0.0, which does not list plain float16.
+    """
     if version is EncodingsVersion.QUANTSIM:
         return True
-    if config in ("w8a8_dynamic", "w4a8_dynamic", "fp8_e4m3"):
+    if config.startswith(("fp8_", "mx", "nvfp4")) or config in ("w8a8_dynamic", "w4a8_dynamic", "bf16"):
         return False
+    if config == "fp16":
+        return version not in (EncodingsVersion.AIMET_2_0_0, EncodingsVersion.AIMET_2_1_0)
     legacy = version in (EncodingsVersion.AIMET_TORCH, EncodingsVersion.AIMET_0_6_1)
     return not (config == "lpbq" and legacy) and not (config == "fp8" and (legacy or version == "1.0.0"))
 
@@ -314,3 +319,46 @@ def test_products_of_lpbq_scales_are_taken_apart_where_lpbq_is_simulated(
     other.load_encodings(tmp_path / "e.json")
     assert [type(quantizer) for _, quantizer in other.quantizers()] == [type(q) for _, q in sim.quantizers()]
     torch.testing.assert_close(output(other, images), output(sim, images), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"kind": "float", "format": "e5m7", "scaled": False, "rounding": "up", "saturate": False, "subnormal": False},
+        {"kind": "float", "format": "e3m4", "granularity": "channel", "rounding": "odd"},
+        {
+            "kind": "float",
+            "format": "e2m1",
+            "granularity": "block",
+            "block_size": 6,
+            "dynamic": True,
+            "rounding": "down",
+        },
+        {"kind": "mx", "format": "mxfp6_e2m3", "block_size": 5, "scale_rule": "rceil", "rounding": "toward_zero"},
+        {"kind": "mx", "format": "nvfp4_one_level", "rounding": "nearest_away"},
+    ],
+    ids=lambda setting: f"{setting['kind']} {setting['format']}",
+)
+def test_float_and_block_settings_come_back(
+    network: Network, images: list[Tensor], tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    sim = calibrated(network, images, {"weights": setting})
+    sim.save_encodings(tmp_path / "file.json")
+    other = QuantizationSimModel(network, images[0], config=None)
+    other.load_encodings(tmp_path / "file.json")
+    assert torch.equal(output(other, images), output(sim, images))
+    assert [entry.encoding for entry in other.encodings()] == [entry.encoding for entry in sim.encodings()]
+    assert [str(row.format) for row in other.summary().rows] == [str(row.format) for row in sim.summary().rows]
+
+
+@pytest.mark.parametrize(
+    "kind", [{"kind": "float", "scaled": False, "format": "e4m3fn"}, {"kind": "mx"}], ids=["float", "mx"]
+)
+def test_loading_does_not_disturb_the_noise(network: Network, images: list[Tensor], kind: dict[str, Any]) -> None:
+    """The file says how numbers are rounded; which noise a simulation has is its own affair."""
+    sim = calibrated(network, images, {"weights": {**kind, "rounding": "stochastic"}})
+    twin = QuantizationSimModel(network, images[0], config={"weights": {**kind, "rounding": "stochastic"}})
+    twin.model.load_state_dict(sim.model.state_dict())
+    sim.load_encodings(sim.encodings())
+    assert torch.equal(output(sim, images), output(twin, images))
+    assert not torch.equal(output(sim, images), output(sim, images))

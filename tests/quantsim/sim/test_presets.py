@@ -11,7 +11,7 @@ from torch import nn
 from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine
 from quantsim.quantization import float as float_quantization
-from quantsim.sim import PRESETS, FloatSetting, IntegerSetting, QuantizationSimModel, SimulationConfig
+from quantsim.sim import PRESETS, FloatSetting, IntegerSetting, MXSetting, QuantizationSimModel, SimulationConfig
 from quantsim.sim.presets import preset, preset_names
 
 LEAST_SQNR = {
@@ -21,14 +21,23 @@ LEAST_SQNR = {
     "w4a8_dynamic": 15.0,
     "w4a16_g32": 15.0,
     "fp8_e4m3": 24.0,
+    "fp8_e5m2": 18.0,
+    "fp16": 60.0,
+    "bf16": 40.0,
+    "mxfp8": 23.0,
+    "mxfp8_e5m2": 17.0,
+    "mxfp6_e3m2": 17.0,
+    "mxfp6_e2m3": 22.0,
+    "mxfp4": 10.0,
+    "mxint8": 30.0,
+    "nvfp4": 12.0,
 }
 NEED_DATA = {"w8a8", "w4a8"}
 MODELS = ("mlp", "cnn", "bert")
 
 
 def test_the_presets_of_the_issue_are_there() -> None:
-    assert preset_names() == tuple(PRESETS) == ("w8a8", "w8a8_dynamic", "w4a8", "w4a8_dynamic", "w4a16_g32", "fp8_e4m3")
-    assert set(LEAST_SQNR) == set(PRESETS)
+    assert preset_names() == tuple(PRESETS) == tuple(LEAST_SQNR)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -59,11 +68,40 @@ def test_an_integer_preset_is_what_its_name_says(
 
 
 def test_the_other_presets_are_what_their_names_say() -> None:
-    weight_only, fp8 = preset("w4a16_g32"), preset("fp8_e4m3")
+    weight_only = preset("w4a16_g32")
     assert isinstance(weight_only.weights, IntegerSetting)
     assert (weight_only.weights.bits, weight_only.weights.block_size, weight_only.activations) == (4, 32, None)
-    assert isinstance(fp8.weights, FloatSetting) and isinstance(fp8.activations, FloatSetting)
-    assert fp8.weights.format == fp8.activations.format == "e4m3fn"
+    for name, format in (("fp8_e4m3", "e4m3fn"), ("fp8_e5m2", "e5m2"), ("fp16", "fp16"), ("bf16", "bf16")):
+        config = preset(name)
+        assert isinstance(config.weights, FloatSetting) and isinstance(config.activations, FloatSetting)
+        assert config.weights.format == config.activations.format == format
+        assert config.weights.scaled == config.activations.scaled == name.startswith("fp8")
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("mxfp8", "mxfp8_e4m3"),
+        ("mxfp8_e5m2", "mxfp8_e5m2"),
+        ("mxfp6_e3m2", "mxfp6_e3m2"),
+        ("mxfp6_e2m3", "mxfp6_e2m3"),
+        ("mxfp4", "mxfp4"),
+        ("mxint8", "mxint8"),
+        ("nvfp4", "nvfp4"),
+    ],
+)
+def test_a_block_preset_is_the_format_of_its_name(name: str, format: str) -> None:
+    config = preset(name)
+    assert config.weights == config.activations == MXSetting(format=format)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_a_plain_float_preset_is_torchs_cast(name: str, dtype: torch.dtype) -> None:
+    module, x = nn.Linear(40, 8), torch.randn(16, 40)
+    sim = QuantizationSimModel(module, x, config=name)
+    with torch.no_grad():
+        expected = nn.functional.linear(x.to(dtype).float(), module.weight.to(dtype).float(), module.bias)
+        assert torch.equal(sim(x), expected)
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("w8a8_dynamics", "w8a8_dynamic"), ("w4a16_g64", "w4a16_g32")])
@@ -81,7 +119,7 @@ def test_an_unknown_preset_says_which_are_near(wrong: str, near: str) -> None:
 def test_every_preset_calibrates_and_runs(subject: Any, name: str, sqnr: Any) -> None:
     expected = subject.outputs(subject.model)
     sim = QuantizationSimModel(subject.model, subject.example, config=name)
-    assert bool(sim.uncalibrated()) == (name in NEED_DATA)
+    assert bool(sim.uncalibrated()) == preset(name).needs_data == (name in NEED_DATA)
     report = sim.compute_encodings(subject.batches)
     assert report.unobserved == [] or subject.model.__class__.__name__ == "BertModel"
     assert sim.uncalibrated() == ()

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from quantsim.quantization.mx import MXQuantizeDequantize
 from torch import Tensor, nn
 
 from quantsim.errors import ConfigurationError
@@ -13,10 +14,18 @@ from quantsim.quantization.analyzers import MseEncodingAnalyzer, PercentileEncod
 from quantsim.quantization.analyzers.exact_mse import ExactMseEncodingAnalyzer
 from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
-from quantsim.sim.config import AnalyzerKind, AnalyzerSetting, FloatSetting, IntegerSetting, QuantizerSetting
+from quantsim.quantization.granularity import PerBlock
+from quantsim.sim.config import (
+    AnalyzerKind,
+    AnalyzerSetting,
+    FloatSetting,
+    IntegerSetting,
+    MXSetting,
+    QuantizerSetting,
+)
 from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer, quantizer_from_encoding
 from quantsim_encodings.encoding import MXEncoding
-from quantsim_encodings.formats import FloatFormat, IntFormat
+from quantsim_encodings.formats import FloatFormat, IntFormat, MXScaleRule, RoundingMode
 
 
 def block(size: int, **changes: Any) -> IntegerSetting:
@@ -207,3 +216,78 @@ def test_an_encoding_that_no_quantizer_holds() -> None:
     object.__setattr__(encoding, "format", "mxfp4")
     with pytest.raises(ConfigurationError, match="MXEncoding in mxfp4"):
         quantizer_from_encoding(encoding)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [MXSetting(format="mxfp4", block_size=8), FloatSetting(granularity="block", block_size=8, dynamic=True)],
+    ids=["mx", "float"],
+)
+@pytest.mark.parametrize(
+    ("shape", "channels", "summed", "axis"),
+    [((6, 20), 0, None, 1), ((20, 6, 3), 1, None, 0), ((4, 5, 20), 0, 2, 2), ((20,), None, -1, -1)],
+)
+def test_run_time_blocks_lie_along_the_sum(
+    setting: QuantizerSetting, shape: tuple[int, ...], channels: int | None, summed: int | None, axis: int
+) -> None:
+    values = torch.randn(shape)
+    weight = parameter_quantizer(setting, values, channels, summed_axis=summed, where="w")
+    activation = activation_quantizer(setting, summed_axis=axis, where="a")
+    for quantizer in (weight, activation):
+        granularity: Any = quantizer.granularity
+        assert isinstance(granularity, PerBlock)
+        assert (granularity.axis % len(shape), granularity.block_size) == (axis % len(shape), 8)
+        assert not quantizer.needs_calibration
+        result = quantizer(values)
+        # Each block is on a grid of its own: alone it gives the same numbers (the last one is shorter).
+        assert torch.equal(torch.cat([quantizer(block) for block in values.split(8, axis)], axis), result)
+        assert not torch.equal(result, values)
+
+
+def test_settings_reach_the_quantizer() -> None:
+    mx = activation_quantizer(
+        MXSetting(format="mxfp4", scale_rule=MXScaleRule.CEIL, rounding=RoundingMode.UP), where="a"
+    )
+    assert isinstance(mx, MXQuantizeDequantize)
+    grid: Any = mx.format
+    assert (grid.scale_rule, mx.rounding) == (MXScaleRule.CEIL, RoundingMode.UP)
+    cast: Any = activation_quantizer(
+        FloatSetting(format="e5m2", scaled=False, saturate=False, subnormal=False, rounding=RoundingMode.ODD), where="a"
+    )
+    assert (cast.is_scaled, cast.saturate, cast.format.has_subnormals, cast.rounding) == (
+        False,
+        False,
+        False,
+        RoundingMode.ODD,
+    )
+    for setting in (
+        FloatSetting(granularity="token", dynamic=True, rounding=RoundingMode.STOCHASTIC),
+        FloatSetting(rounding=RoundingMode.STOCHASTIC),
+    ):
+        assert activation_quantizer(setting, where="a").is_stochastic
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        FloatSetting(format="e5m7", scaled=False, rounding=RoundingMode.UP, saturate=None),
+        FloatSetting(format="e4m3fn", granularity="channel", rounding=RoundingMode.ODD, subnormal=False),
+        FloatSetting(granularity="block", block_size=6, dynamic=True, rounding=RoundingMode.DOWN),
+        MXSetting(format="mxfp6_e2m3", block_size=5, rounding=RoundingMode.TOWARD_ZERO),
+        MXSetting(format="mxint8", scale_rule=MXScaleRule.EVEN),
+        MXSetting(format="nvfp4"),
+        MXSetting(format="nvfp4_one_level"),
+    ],
+    ids=lambda setting: setting.label,
+)
+def test_an_encoding_gives_float_and_block_quantizers_back(setting: QuantizerSetting) -> None:
+    values = torch.randn(6, 16)
+    quantizer = parameter_quantizer(setting, values, 0, where="w")
+    if quantizer.needs_calibration and not quantizer.is_initialized():
+        quantizer = calibrated(quantizer, values)
+    encoding = quantizer.get_encodings()
+    assert encoding is not None
+    again = quantizer_from_encoding(encoding)
+    assert type(again) is type(quantizer)
+    assert again.get_encodings() == encoding
+    assert torch.equal(again(values), quantizer(values))

@@ -55,6 +55,16 @@ def test_calibrated_rows_show_the_range() -> None:
         ),
         ({"kind": "float", "format": "e4m3fn", "granularity": "channel"}, "e4m3fn", "channel"),
         ({"kind": "float", "format": "e5m2"}, "e5m2", "tensor"),
+        ({"kind": "float", "format": "e5m7", "scaled": False, "rounding": 5}, "e5m7 stochastic", "tensor"),
+        (
+            {"kind": "float", "format": "e2m1", "granularity": "block", "block_size": 4, "dynamic": True},
+            "e2m1",
+            "block of 4",
+        ),
+        ({"kind": "mx", "format": "mxfp4"}, "mxfp4", "block of 32"),
+        ({"kind": "mx", "format": "mxint8", "scale_rule": "even", "block_size": 8}, "mxint8 (even)", "block of 8"),
+        ({"kind": "mx", "format": "nvfp4", "rounding": "up"}, "nvfp4 up", "block of 16"),
+        ({"kind": "mx", "format": "nvfp4_one_level"}, "nvfp4_one_level", "block of 16"),
     ],
     ids=str,
 )
@@ -66,6 +76,8 @@ def test_labels(setting: dict[str, Any], label: str, granularity: str) -> None:
 def test_run_time_scales_are_called_so() -> None:
     row = simulation("w8a8_dynamic").summary().rows[0]
     assert (row.state, row.granularity, row.minimum) == (QuantizerState.DYNAMIC, "token", None)
+    assert {row.state for row in simulation("mxfp4").summary().rows} == {QuantizerState.DYNAMIC}
+    assert {row.state for row in simulation("bf16").summary().rows} == {QuantizerState.FIXED}
 
 
 @pytest.mark.parametrize(
@@ -77,9 +89,18 @@ def test_run_time_scales_are_called_so() -> None:
         ({"weights": {**INT8, "granularity": "channel"}}, 512 + 32 + (8 + 4) * 4),
         # half a byte each; 16 blocks of 32 and 4 channels of 8; 4-bit zero points
         ("w4a16_g32", 256 + 16 + (16 + 4) * 4 + (16 + 4) / 2),
+        # without a scale
+        ("fp16", (512 + 32) * 2),
+        # blocks of 32 along the inputs, each with 8 bits: 2 for each of 8 channels, 1 (of 8 values) for each of 4
+        ("mxfp8", 512 + 32 + 8 * 2 + 4),
+        ("mxfp4", 256 + 16 + 8 * 2 + 4),
+        ("mxfp6_e3m2", (512 + 32) * 6 / 8 + 8 * 2 + 4),
+        # blocks of 16, and a float32 for each tensor
+        ("nvfp4", 256 + 16 + 8 * 4 + 4 + 2 * 4),
+        ({"weights": {"kind": "float", "granularity": "block", "block_size": 24, "dynamic": True}}, 544 + (24 + 4) * 4),
         (None, (512 + 32) * 4),
     ],
-    ids=["tensor", "channel", "block", "none"],
+    ids=["tensor", "channel", "block", "fp16", "mxfp8", "mxfp4", "mxfp6", "nvfp4", "run-time blocks", "none"],
 )
 def test_storage_counts_codes_scales_and_zero_points(config: Any, weights: float) -> None:
     biases = (8 + 4) * 4

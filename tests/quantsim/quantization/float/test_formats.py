@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -71,3 +73,10 @@ def test_settings_round_trip():
 def test_description():
     assert describe_format(float_format("fp16")) == "dtype=torch.float16"
     assert describe_format(float_format("e2m1")) == "format=e2m1"
+
+
+def test_a_format_without_subnormals_says_so():
+    assert describe_format(dataclasses.replace(float_format("fp16"), has_subnormals=False)) == (
+        "format=fp16, subnormal=False"
+    )
+    assert describe_format(float_format("e8m0")) == "format=e8m0"

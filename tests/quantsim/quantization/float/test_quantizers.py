@@ -7,7 +7,8 @@ from quantsim.errors import ConfigurationError, ShapeError
 from quantsim.quantization import float as float_quantization
 from quantsim.quantization.analyzers import MinMaxEncodingAnalyzer
 from quantsim_encodings.encoding import FloatEncoding
-from quantsim_encodings.formats import float_format
+from quantsim_encodings.formats import RoundingMode, float_format
+from quantsim_kernels import float_cast
 
 Q = float_quantization.FloatQuantizeDequantize
 
@@ -162,3 +163,147 @@ def test_compiled_and_exported_equal_eager(arguments):
     assert torch.equal(torch.compile(quantizer, fullgraph=True, backend="aot_eager")(x).detach(), expected)
     assert torch.equal(torch.export.export(quantizer, (x,), strict=False).module()(x).detach(), expected)
     torch._dynamo.reset()
+
+
+def test_a_name_is_a_format():
+    assert Q(format="e4m3fn").format == float_format("e4m3fn")
+    assert Q(format="e5m10").is_float16()
+    assert Q(format="e6m9").bitwidth == 16
+    with pytest.raises(ConfigurationError, match=r"FloatQuantizeDequantize\(format\).*e4m3fn"):
+        Q(format="float8")
+    with pytest.raises(ConfigurationError, match="exactly one format"):
+        Q(format="e4m3fn", dtype=torch.float16)
+
+
+@pytest.mark.parametrize("rounding", list(RoundingMode))
+@pytest.mark.parametrize(
+    ("name", "saturate", "subnormal"),
+    [
+        ("e4m3fn", True, True),
+        ("e4m3fn", False, False),
+        ("e5m2", False, True),
+        ("e5m2", None, False),
+        ("e2m1", None, True),
+    ],
+)
+def test_a_plain_cast_is_the_kernels(name, saturate, subnormal, rounding):
+    x = torch.cat([torch.randn(500) * 100, torch.tensor([0.0, -0.0, 1e9, -1e9, float("inf"), float("nan")])])
+    quantizer = Q(format=name, scaled=False, rounding=rounding, saturate=saturate, subnormal=subnormal, seed=3)
+    assert quantizer.is_initialized()
+    assert not list(quantizer.parameters())
+    expected = float_cast(x, name, rounding, saturate=saturate, subnormal=subnormal, seed=3)
+    assert torch.equal(quantizer(x).view(torch.int32), expected.view(torch.int32))
+
+
+@pytest.mark.parametrize("name", ["e4m3fn", "e4m3", "fp16", "e8m23"])
+@pytest.mark.parametrize("saturate", [True, False, None])
+def test_encodings_hold_rounding_saturation_and_subnormals(name, saturate):
+    x = torch.cat([torch.randn(300), torch.tensor([1e6, -1e6, 1e-7])])
+    quantizer = Q(format=name, scaled=False, rounding="odd", saturate=saturate, subnormal=False)
+    encoding = quantizer.get_encodings()
+    assert (encoding.rounding, encoding.scale) == (RoundingMode.ODD, None)
+    other = Q(format="fp16")
+    other.set_encodings(encoding)
+    for twin in (Q.from_encodings(encoding), other):
+        assert twin.get_encodings() == encoding
+        assert torch.equal(twin(x), quantizer(x))
+
+
+def test_a_scaled_quantizer_rounds_as_asked_and_says_so():
+    x = torch.randn(4, 64)
+    quantizer = Q(format="e2m1", shape=(4, 1), rounding="toward_zero", subnormal=False)
+    with quantizer.compute_encodings():
+        quantizer(x)
+    scale = quantizer.get_scale().detach()
+    expected = float_cast(x / scale, "e2m1", "toward_zero", saturate=True, subnormal=False) * scale
+    assert torch.equal(quantizer(x).detach(), expected)
+    encoding = quantizer.get_encodings()
+    assert encoding.rounding is RoundingMode.TOWARD_ZERO
+    assert not encoding.format.has_subnormals
+    assert torch.equal(Q.from_encodings(encoding)(x), quantizer(x))
+    assert "subnormal=False" in repr(quantizer)
+    assert "toward_zero" in repr(quantizer)
+
+
+def test_wide_formats_may_be_scaled():
+    quantizer = Q(format="fp16", scaled=True)
+    assert isinstance(quantizer.encoding_analyzer, MinMaxEncodingAnalyzer)
+    assert not quantizer.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"format": "e2m1", "scaled": False, "saturate": False}, "neither infinities nor NaN"),
+        ({"format": "e4m3fn", "saturate": False}, "a scaled quantizer saturates"),
+        ({"format": "e4m3fn", "clip_gradient": False}, "clips the gradient"),
+        ({"format": "e4m3fn", "scaled": False, "encoding_analyzer": MinMaxEncodingAnalyzer(())}, "no range"),
+        ({"format": "e4m3fn", "scaled": False, "shape": (1, 2), "block_size": (1, 2)}, "no range"),
+    ],
+)
+def test_contradictions_are_refused(arguments, words):
+    with pytest.raises(ConfigurationError, match=words):
+        Q(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "clipped"),
+    [
+        ({"dtype": torch.float16}, True),
+        ({"dtype": torch.float16, "clip_gradient": False}, False),
+        ({"format": "e5m10", "scaled": False}, False),
+        ({"format": "e5m10", "scaled": False, "clip_gradient": True}, True),
+    ],
+)
+def test_the_gradient_beyond_the_range(arguments, clipped):
+    x = torch.tensor([1.0, 1e6, -1e6], requires_grad=True)
+    quantizer = Q(**arguments)
+    quantizer(x).sum().backward()
+    assert x.grad.tolist() == ([1.0, 0.0, 0.0] if clipped else [1.0, 1.0, 1.0])
+    twin = Q(**{**arguments, "clip_gradient": not clipped})
+    twin.load_state_dict(quantizer.state_dict())
+    y = x.detach().clone().requires_grad_()
+    twin(y).sum().backward()
+    assert torch.equal(y.grad, x.grad)
+
+
+def test_settings_in_a_state_dict():
+    quantizer = Q(format="e5m2", scaled=False, saturate=False, subnormal=False)
+    twin = Q(format="e4m3fn", scaled=False)
+    twin.load_state_dict(quantizer.state_dict())
+    x = torch.tensor([1e9, 1e-7, 3.3])
+    assert torch.equal(twin(x), quantizer(x))
+    assert twin(x)[0] == torch.inf
+    assert not twin.saturate
+
+
+def test_encodings_that_do_not_fit_change_nothing():
+    scaled, plain = Q(dtype=torch.float8_e4m3fn), Q(format="e4m3fn", scaled=False, rounding="up")
+    scaled.set_range(2.0)
+    before = scaled.get_encodings(), plain.get_encodings()
+    with pytest.raises(ConfigurationError, match="saturates"):
+        scaled.set_encodings(FloatEncoding(float_format("e5m2"), 1.0, saturate=False))
+    with pytest.raises(ConfigurationError, match="neither infinities nor NaN"):
+        plain.set_encodings(FloatEncoding(float_format("e2m1"), saturate=False))
+    assert (scaled.get_encodings(), plain.get_encodings()) == before
+
+
+def test_a_replacement_takes_training_choices_over():
+    old = Q(format="e4m3fn", scaled=False, rounding="stochastic", seed=3, clip_gradient=True)
+    x = torch.randn(64)
+    old(x)
+    new = Q(format="e4m3fn", scaled=False, rounding="stochastic")
+    new.take_training_choices(old)
+    assert torch.equal(new(x), old(x))
+    big = torch.tensor([1e6], requires_grad=True)
+    new(big).sum().backward()
+    assert big.grad.item() == 0
+    nearest = Q(format="e4m3fn", scaled=False)
+    nearest.take_training_choices(old)
+    assert not nearest.is_stochastic
+
+
+def test_float64_formats_on_float64():
+    quantizer, x = Q(format="e11m30", scaled=False), torch.randn(64, dtype=torch.float64)
+    assert torch.equal(quantizer(x), float_cast(x, "e11m30"))
+    assert Q(format="e11m52", scaled=False)(x).equal(x)
