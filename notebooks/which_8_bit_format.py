@@ -17,8 +17,8 @@
 # # Which 8-bit format for my model?
 #
 # Eight bits can be an integer, a float with four, five or three exponent bits, or an element of a block that shares a
-# scale. Which of them loses least depends on what your tensors look like, so this notebook asks the tensors: first made-up
-# ones, then a small image classifier, then a real sentence encoder.
+# scale. Which of them loses least depends on what your tensors look like, so this notebook asks the tensors: first
+# made-up ones, then a small image classifier, then a real sentence encoder.
 #
 # It needs no network, no GPU and about two minutes.
 
@@ -66,8 +66,8 @@ plt.show()
 # ## Three kinds of tensor
 #
 # A bell curve, a long tail, and one with an outlier in every thousand values: the last is what transformer activations
-# look like. All formats get the best-case scale (the largest value meets the format's largest number); `mx…` gives every 32
-# values a power-of-two scale of their own.
+# look like. All formats get the best-case scale (the largest value meets the format's largest number); `mx…` gives
+# every 32 values a power-of-two scale of their own.
 
 
 # %%
@@ -82,9 +82,7 @@ def scaled(name: str):
 
 
 casts = {"int8": int8} | {name: scaled(name) for name in ("e3m4", "e4m3fn", "e5m2")}
-casts |= {
-    name: lambda x, name=name: mx_quantize_dequantize(x, name) for name in ("mxint8", "mxfp8_e4m3", "mxfp8_e5m2")
-}
+casts |= {name: lambda x, name=name: mx_quantize_dequantize(x, name) for name in ("mxint8", "mxfp8_e4m3", "mxfp8_e5m2")}
 
 bell = torch.randn(512, 512, generator=generator)
 outliers = bell * torch.where(torch.rand(512, 512, generator=generator) < 1e-3, 60.0, 1.0)
