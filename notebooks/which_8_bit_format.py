@@ -24,6 +24,7 @@
 
 # %%
 import copy
+import warnings
 
 import matplotlib.pyplot as plt
 import torch
@@ -39,6 +40,7 @@ from quantsim.sim import QuantizationSimModel
 from quantsim_encodings.formats import float_format
 from quantsim_kernels import float_cast, float_decode, float_quantize_dequantize, mx_quantize_dequantize
 
+warnings.filterwarnings("ignore", message="IProgress not found")  # a missing progress bar's
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
@@ -172,10 +174,12 @@ plt.show()
 # %% [markdown]
 # ## What to take
 #
-# * Three fraction bits beat two wherever a scale makes four exponent bits reach: prefer e4m3 to e5m2 for weights and
-#   activations, and keep e5m2 for gradients, which span more powers of two.
-# * With a scale for each token or small block, eight-bit integers and floats are both good; which is better is the
-#   distribution within the block. The bars above are your answer for this model: run them on yours.
+# * In a small block with a scale of its own, integers are hard to beat: what they lack is range, and the block's scale
+#   supplies it. With one scale for a whole tensor they are the first to fail.
+# * Among floats more fraction bits win once a scale makes the exponent bits reach: prefer e4m3 to e5m2 for weights
+#   and activations, and keep e5m2 for gradients, which span more powers of two.
+# * A power-of-two scale (`mxfp8`) costs some decibels against a free one (`fp8_e4m3`): by the rule of OCP's first
+#   version the block's largest value may saturate. Hardware multiplies by it for nothing.
 # * Without any scale, choose by range first: a format that clips or underflows loses more than one that rounds.
 
 # %%
