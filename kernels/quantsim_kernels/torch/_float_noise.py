@@ -77,7 +77,7 @@ class NoiseStream:
         self._memory: dict[int, Tensor] = {}
 
     def scratch(self, number: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uninitialised memory for 32-bit numbers, the same for each piece; ``number`` from 0 on tells several apart."""
+        """Uninitialised memory for 32-bit numbers, the same for each piece; ``number`` (from 0) tells several apart."""
         count = math.prod(shape)
         memory = self._memory.get(number)
         if memory is None or memory.numel() < count:

@@ -166,6 +166,14 @@ def _where_negative(sign: Tensor, value: Tensor, but: bool = False) -> Tensor:
     return value
 
 
+def _is_within(y: Tensor, largest: float) -> bool:
+    """Whether all of ``y`` are numbers of that magnitude at most."""
+    if not y.numel():
+        return True
+    low, high = torch.aminmax(y)
+    return -largest <= low.item() and high.item() <= largest
+
+
 def _mark_overflow(y: Tensor, format: FloatFormat, law: Law) -> None:
     """Infinity, or NaN in a format without, in place of numbers beyond the largest one."""
     spare = 127 - format.max_exponent
@@ -207,6 +215,9 @@ def cast_by_passes(
     bounded = saturate or rounding in STAYS_FINITE
     if bounded:
         y.clamp_(-largest, largest)
+    elif law is _round_by_quotient and format.has_subnormals and format.has_negative_zero and _is_within(y, largest):
+        # Neither an overflow nor an infinity nor a NaN: one look is cheaper than what these would cost.
+        return y if out is None or y is out else out.copy_(y)
     else:
         if rounding is RoundingMode.UP:
             y.clamp_(min=-largest)
