@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
@@ -128,6 +129,8 @@ def rounding_plot() -> str:
 
     format = FloatFormat(*_STAIRS)
     x = torch.linspace(-2.2, 2.2, 881)
+    numbers = torch.unique(float_cast(x, format))
+    halfway = (numbers[1:] + numbers[:-1]) / 2
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(2, 5, sharex=True, sharey=True)
     modes = sorted(RoundingMode, key=lambda mode: mode.number)
@@ -140,6 +143,7 @@ def rounding_plot() -> str:
             )
         else:
             panel.plot(x, float_cast(x, format, mode), color="#1d4ed8", linewidth=1.4, drawstyle="steps-mid")
+            panel.scatter(halfway, float_cast(halfway, format, mode), s=9, color="#1d4ed8", zorder=3)
         panel.set_title(f"{mode.number}  {mode.value}", fontsize=9)
         panel.grid(linewidth=0.3)
         panel.set_xlim(-2.2, 2.2)
@@ -148,7 +152,10 @@ def rounding_plot() -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=160)
     svg = buffer.getvalue()
-    return f'<div style="background:white;max-width:100%">{svg[svg.index("<svg") :]}</div>'
+    # As wide as the text, whatever that is; the view box keeps the proportions.
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', svg, count=1)
+    return f'<div style="background:white">{svg[svg.index("<svg") :]}</div>'
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
