@@ -1,6 +1,7 @@
 # Two commands do all: `make demo` and `make test`. Both work from a fresh clone; both use the one environment .venv.
 #   make demo      quantize MiniLM and a digits CNN, print the table, write encodings and the HTML report (offline)
 #   make test      the whole suite with coverage and doctests
+#   make exhaustive  the long tests: every format and rounding mode against other libraries on two million numbers
 #   make check     format, lint, types, import order, JSON Schemas up to date
 #   make docs      the documentation, in docs/_build/html
 #   make notebooks run every notebook
@@ -24,10 +25,10 @@ REUSED_PAGES  := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 MALLOC_TO
 SOURCES := quantsim kernels encodings tests docs notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs notebooks figures bench clean
+.PHONY: help demo test exhaustive check format docs notebooks figures bench clean
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '2,9s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 # --- the environment: torch first and alone, so that the CPU build is taken where it is offered; the rest beside it ---
 $(TORCH_STAMP):
@@ -60,6 +61,10 @@ test: $(DEV_STAMP)
 	$(QUIET_THREADS) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest \
 	  -n $(WORKERS) --dist=worksteal -m "not slow and not gpu and not bench" \
 	  --cov --cov-report=term --cov-fail-under=90 --durations=15 $(TEST_ARGS)
+
+exhaustive: $(DEV_STAMP)
+	$(QUIET_THREADS) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest \
+	  -n $(WORKERS) --dist=worksteal -m "slow and not gpu and not bench" -q $(TEST_ARGS)
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff format --check $(SOURCES)

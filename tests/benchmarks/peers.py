@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ def installed(name: str) -> bool:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep other libraries' import-time messages out of the tables."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         previous = logging.root.manager.disable
         logging.disable(logging.WARNING)
