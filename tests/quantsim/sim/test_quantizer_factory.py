@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from quantsim.quantization.mx import MXQuantizeDequantize
 from torch import Tensor, nn
 
 from quantsim.errors import ConfigurationError
@@ -15,6 +14,7 @@ from quantsim.quantization.analyzers.exact_mse import ExactMseEncodingAnalyzer
 from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.granularity import PerBlock
+from quantsim.quantization.mx import MXQuantizeDequantize
 from quantsim.sim.config import (
     AnalyzerKind,
     AnalyzerSetting,
