@@ -29,6 +29,7 @@ __all__ = [
     "NVFP4Format",
     "NanEncoding",
     "OpticalFormat",
+    "OpticalNoise",
     "RoundingMode",
     "block_format",
     "float_format",
@@ -328,6 +329,37 @@ def block_format(name: str) -> BlockFormat:
         raise ValueError(f"block format: got {name!r}, expected one of {', '.join(NAMED_BLOCK_FORMATS)}") from None
 
 
+class OpticalNoise(StrEnum):
+    """Noise that is added to a value before it is rounded to a level."""
+
+    DITHER = "dither"
+    """Uniform, half a level either way."""
+    NONE = "none"
+    """No noise."""
+    SHOT = "shot"
+    """Gaussian, its variance proportional to the signal: the statistics of counted photons."""
+
+    @classmethod
+    def parse(cls, value: OpticalNoise | str | bool) -> OpticalNoise:
+        """The noise of that name; ``True`` means dither and ``False`` none.
+
+        Raises:
+            ValueError: If there is none of that name.
+
+        Example:
+            >>> OpticalNoise.parse(True), OpticalNoise.parse("shot")
+            (<OpticalNoise.DITHER: 'dither'>, <OpticalNoise.SHOT: 'shot'>)
+        """
+        if isinstance(value, bool):
+            return cls.DITHER if value else cls.NONE
+        try:
+            return cls(value)
+        except ValueError:
+            raise ValueError(
+                f"noise: got {value!r}, expected one of {', '.join(repr(each.value) for each in cls)}"
+            ) from None
+
+
 @dataclass(frozen=True)
 class OpticalFormat(Format):
     """Evenly spaced transmission levels of an optical modulator, both ends of the range included.
@@ -336,10 +368,11 @@ class OpticalFormat(Format):
         levels: Number of levels, at least 2.
         lut: Smallest transmission as a fraction of the range's ends: a non-zero magnitude below it is raised to it.
             ``None`` switches that off.
-        noise: Whether uniform noise of half a level either way is added before rounding.
+        noise: Noise that is added before rounding; ``True`` means dither, ``False`` none.
 
     Raises:
-        ValueError: If ``levels`` is not from 2 to 2**24, or ``lut`` not from 0 to 1.
+        ValueError: If ``levels`` is not from 2 to 2**24, ``lut`` is not at least 0 and below 1, or no noise has this
+            name.
 
     Example:
         >>> OpticalFormat().bits
@@ -348,12 +381,17 @@ class OpticalFormat(Format):
 
     levels: int = 256
     lut: float | None = None
-    noise: bool = False
+    noise: OpticalNoise = OpticalNoise.NONE
 
     def __post_init__(self) -> None:
         require_integer("OpticalFormat", "levels", self.levels, 2, MAX_LEVELS)
-        if self.lut is not None and not (isinstance(self.lut, (int, float)) and 0.0 <= self.lut <= 1.0):
-            raise ValueError(f"OpticalFormat.lut: got {self.lut!r}, expected None or a number from 0 to 1")
+        if self.lut is not None and (
+            isinstance(self.lut, bool) or not isinstance(self.lut, (int, float)) or not 0.0 <= self.lut < 1.0
+        ):
+            raise ValueError(
+                f"OpticalFormat.lut: got {self.lut!r}, expected None or a number that is at least 0 and below 1"
+            )
+        object.__setattr__(self, "noise", OpticalNoise.parse(self.noise))
 
     @property
     def bits(self) -> int:

@@ -24,6 +24,14 @@ from quantsim_kernels.float_matmul import (
 )
 from quantsim_kernels.mx import MXCodes, mx_dequantize, mx_quantize, mx_quantize_dequantize
 from quantsim_kernels.operands import DeferredOperand, OperandCast, QuantizedOperand
+from quantsim_kernels.optical import (
+    OpticalGradient,
+    optical_accumulate,
+    optical_linear,
+    optical_matmul,
+    optical_quantize,
+)
+from quantsim_kernels.optical_attention import optical_attention
 from quantsim_kernels.random_seeds import manual_seed, next_seed, rounding_noise
 from quantsim_kernels.registry import (
     Backend,
@@ -43,6 +51,7 @@ from quantsim_kernels.registry import (
     select,
     unregister,
 )
+from quantsim_kernels.squeezelight import squeezelight_linear
 from quantsim_kernels.torch.compilation import compiled_kernels
 
 __all__ = [
@@ -54,6 +63,7 @@ __all__ = [
     "KernelUnavailableError",
     "MXCodes",
     "OperandCast",
+    "OpticalGradient",
     "QuantizedOperand",
     "Registry",
     "Scheme",
@@ -83,9 +93,15 @@ __all__ = [
     "mx_quantize_dequantize",
     "next_seed",
     "ops",
+    "optical_accumulate",
+    "optical_attention",
+    "optical_linear",
+    "optical_matmul",
+    "optical_quantize",
     "register",
     "registry",
     "rounding_noise",
     "select",
+    "squeezelight_linear",
     "unregister",
 ]

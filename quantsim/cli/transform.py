@@ -42,7 +42,11 @@ def transform(
     pass_name: Annotated[str, typer.Option("--pass", "-p", help="Which pass; --list shows them.")] = "float_precision",
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The pass's arguments: a JSON or YAML file with 'by', keys and 'default'."),
+        typer.Option(
+            "--config",
+            "-c",
+            help="The pass's arguments: a JSON or YAML file with 'by', keys and 'default'; or 'attn' and 'fc'.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -79,7 +83,7 @@ def transform(
     # All that can be found out before anything slow is.
     chosen = transform_pass(pass_name)
     pass_args = load_transform_config(config)
-    _check_arguments(chosen, pass_args, config)
+    chosen.check(pass_args, where=str(config))
 
     from quantsim.cli.model_source import load_model
 
@@ -90,7 +94,7 @@ def transform(
     settings = getattr(loaded.model, "config", None)
     transformed = plan.apply()
     _print(plan, loaded.name, console, summary=summary)
-    objection = _objection_of_example(transformed, loaded)
+    objection = _objection_of_example(transformed, loaded, calibrate=chosen.needs_calibration)
     if objection is None and output is not None:
         for path in _write(output, transformed, chosen, pass_args, plan, source=model, settings=settings):
             console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
@@ -113,12 +117,6 @@ def _list(console: Console) -> None:
             meaning = " ".join((field.description or "").split()).replace("``", "")
             table.add_row(Text(f"  {name}"), Text(default), Text(meaning))
         console.print(table)
-
-
-def _check_arguments(chosen: TransformPass, pass_args: dict[str, Any], config: Path) -> None:
-    from quantsim.transforms import PassArguments
-
-    PassArguments.parse(pass_args, chosen.parameters, where=str(config))
 
 
 def _require_new_files(folder: Path, *, overwrite: bool) -> None:
@@ -171,17 +169,25 @@ def _print(plan: TransformPlan, name: str, console: Console, *, summary: bool) -
         )
 
 
-def _objection_of_example(model: nn.Module, loaded: LoadedModel) -> str | None:
-    """Runs the transformed model on the example inputs that came with it, if any; None if it can be used."""
+def _objection_of_example(model: nn.Module, loaded: LoadedModel, *, calibrate: bool) -> str | None:
+    """Runs the transformed model on the example inputs that came with it, if any; None if it can be used.
+
+    Where modules take ranges from data, these are the first they see, and what is written has ranges.
+    """
     if loaded.example_inputs is None:
         return None
     import torch
 
+    from quantsim.nn import compute_encodings
     from quantsim.sim.example_inputs import ModelInputs
 
     try:
+        inputs = ModelInputs.of(loaded.example_inputs, what="example inputs")
         with torch.no_grad():
-            ModelInputs.of(loaded.example_inputs, what="example inputs").call(model)
+            if calibrate:
+                with compute_encodings(model):
+                    inputs.call(model)
+            inputs.call(model)
     except Exception as error:
         return f"the transformed model fails on the example inputs: {type(error).__name__}: {first_line(error)}"
     return None

@@ -31,7 +31,8 @@ class _NoDuplicates(yaml.SafeLoader):
 def load_transform_config(path: str | Path) -> dict[str, Any]:
     r"""Reads the arguments of a pass from a JSON (``.json``) or YAML (``.yaml``, ``.yml``) file.
 
-    What is in it is checked by the pass; see `quantsim.transforms.PassArguments`.
+    What is in it is checked by the pass: ``by``, keys for paths and ``default`` (`quantsim.transforms.PassArguments`),
+    or, for the optical pass, ``attn`` and ``fc`` (`quantsim.transforms.LayerKindArguments`).
 
     Args:
         path: The file.
@@ -45,6 +46,11 @@ def load_transform_config(path: str | Path) -> dict[str, Any]:
         >>> _ = (folder / "pass.yaml").write_text("by: name\nfc: {exp_bits: 5, sig_bits: 10}\n")
         >>> load_transform_config(folder / "pass.yaml")
         {'by': 'name', 'fc': {'exp_bits': 5, 'sig_bits': 10}}
+        >>> _ = (folder / "optical.yaml").write_text(
+        ...     "attn: {q_levels: 256, q_quantiles: null}\nfc: {q_levels: 256}\n"
+        ... )
+        >>> load_transform_config(folder / "optical.yaml")
+        {'attn': {'q_levels': 256, 'q_quantiles': None}, 'fc': {'q_levels': 256}}
     """
     path = Path(path)
     fix = "give a .json, .yaml or .yml file that holds one mapping"

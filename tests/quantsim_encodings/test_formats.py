@@ -11,6 +11,7 @@ from quantsim_encodings import (
     MXScaleRule,
     NVFP4Format,
     OpticalFormat,
+    OpticalNoise,
     RoundingMode,
     float_format,
     mx_format,
@@ -111,9 +112,13 @@ def test_optical_format() -> None:
     for levels in (1, 2.0, 2**25):
         with pytest.raises(ValueError, match="levels"):
             OpticalFormat(levels=levels)  # type: ignore[arg-type]
-    for lut in (-0.1, 1.5, float("nan"), "0.02"):
+    for lut in (-0.1, 1.0, 1.5, float("nan"), "0.02", True):
         with pytest.raises(ValueError, match="lut"):
             OpticalFormat(lut=lut)  # type: ignore[arg-type]
+    assert OpticalFormat(noise=True) == OpticalFormat(noise="dither")  # type: ignore[arg-type]
+    assert OpticalFormat(noise=False).noise is OpticalNoise.NONE  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="noise: got 'gauss', expected one of 'dither', 'none', 'shot'"):
+        OpticalFormat(noise="gauss")  # type: ignore[arg-type]
 
 
 def test_fixed_point_format() -> None:

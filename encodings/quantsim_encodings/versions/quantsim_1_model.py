@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field, Strict
 
-from quantsim_encodings.formats import MXScaleRule, NanEncoding, RoundingMode
+from quantsim_encodings.formats import MXScaleRule, NanEncoding, OpticalNoise, RoundingMode
 from quantsim_encodings.versions.model import Model, Numbers, ProducerModel, QuantizerArguments
 
 Size = Annotated[int, Field(ge=-1, lt=2**31)]
@@ -14,6 +14,8 @@ Size = Annotated[int, Field(ge=-1, lt=2**31)]
 NanName = Annotated[NanEncoding, Strict(False)]
 ScaleRuleName = Annotated[MXScaleRule, Strict(False)]
 RoundingName = Annotated[RoundingMode, Strict(False)]
+# Older files say true for dither and false for none.
+OpticalNoiseName = Annotated[OpticalNoise, Strict(False), BeforeValidator(OpticalNoise.parse)]
 
 
 class ArrayModel(Model):
@@ -71,7 +73,7 @@ class OpticalFormatModel(Model):
     kind: Literal["optical"]
     levels: int = 256
     lut: float | None = None
-    noise: bool = False
+    noise: OpticalNoiseName = OpticalNoise.NONE
 
 
 class FixedPointFormatModel(Model):

@@ -145,3 +145,28 @@ def test_a_hugging_face_folder_with_tied_weights(run: Run, tmp_path: Path) -> No
     assert "left alone" in done.out and "Embedding" in done.out
     assert json.loads((out / "config.json").read_text())["hidden_size"] == 32
     assert load_transform_config(out / "transform.json")["pass"] == "float_precision"
+
+
+def test_the_optical_pass_takes_its_ranges_from_the_example_inputs(run: Run, code: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "optical.yaml", tmp_path / "out"
+    config.write_text("by: regex_name\n'0': {q_levels: 64}\ndefault: {q_lut_min: null, noise: none}\n")
+    code.write_text(code.read_text() + "\ndef evaluated():\n    return model().eval(), torch.ones(1, 32)\n")
+    done = run("transform", f"{code}:evaluated", "--pass", "optical", "--config", config, "-o", out)
+    assert done.code == 0, done.err
+    assert rows(done.out) == [
+        ["0", "Linear", "OtLinear", "64 levels, floor 0.02004, noise dither", "0"],
+        ["2", "Linear", "OtLinear", "256 levels, no floor, noise none", "default"],
+    ]
+    with safetensors.safe_open(out / "model.safetensors", "pt") as file:  # pyright: ignore[reportPrivateImportUsage]
+        ranges = [file.get_tensor(name) for name in file.keys() if name.endswith(".range")]  # noqa: SIM118
+    assert len(ranges) == 6 and all(torch.isfinite(values).all() for values in ranges)
+
+
+def test_the_optical_pass_takes_kinds_of_layers(run: Run, code: Path, tmp_path: Path) -> None:
+    config = tmp_path / "transform_cfg.yaml"
+    config.write_text("fc: {q_levels: 64}\n")
+    done = run("transform", f"{code}:model", "--pass", "optical", "--config", config)
+    assert done.code == 0 and [row[2] for row in rows(done.out)] == ["OtLinear", "OtLinear"]
+    config.write_text("fc: {q_level: 64}\n")
+    done = run("transform", f"{code}:model", "--pass", "optical", "--config", config)
+    assert done.code != 0 and "did you mean 'q_levels'" in " ".join(done.err.split())

@@ -24,3 +24,12 @@ def test_a_plan_is_made_from_arguments() -> None:
 def test_an_unknown_pass_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"'float_presicion'.*did you mean 'float_precision'"):
         transform_pass("float_presicion")
+
+
+def test_arguments_are_checked_without_a_model() -> None:
+    transform_pass("optical").check({"attn": {"q_levels": 64}})
+    transform_pass("optical").check({"by": "name", "default": {}})
+    with pytest.raises(ConfigurationError, match=r"^here\['default'\].*exp_bits"):
+        transform_pass("optical").check({"by": "name", "default": {"exp_bits": 4}}, where="here")
+    with pytest.raises(ConfigurationError, match="no key 'by'"):
+        transform_pass("float_precision").check({"fc": {"format": "bf16"}})

@@ -1,0 +1,62 @@
+"""The fast quantizer against the definition, bit for bit, across the pieces it works in."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantsim_encodings.formats import OpticalNoise
+from quantsim_kernels.reference import optical as reference
+from quantsim_kernels.torch import optical as fast
+
+
+@pytest.mark.parametrize("noise", [OpticalNoise.NONE, OpticalNoise.DITHER])
+@pytest.mark.parametrize("count", [1, fast.PIECE - 1, fast.PIECE, fast.PIECE + 1, 2 * fast.PIECE + 12_345])
+def test_pieces_have_the_noise_of_the_whole(count: int, noise: OpticalNoise) -> None:
+    x = torch.linspace(-2.0, 2.0, count)
+    ends, seed = torch.tensor([-1.5, 1.25]), torch.tensor(-(2**40) + 3)
+    y = fast.quantize(x, ends, 256, lut=0.02, noise=noise, seed=seed)
+    assert torch.equal(y, reference.quantize(x, ends, 256, lut=0.02, noise=noise, seed=seed))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ends=st.tuples(*[st.floats(-(2.0**100), 2.0**100, width=32)] * 2),
+    levels=st.integers(2, 2**24),
+    lut=st.none() | st.floats(0, 1, exclude_max=True),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    dithered=st.booleans(),
+)
+def test_every_range_gives_the_bits_of_the_definition(
+    ends: tuple[float, float], levels: int, lut: float | None, seed: int, dithered: bool
+) -> None:
+    range = torch.tensor(ends)
+    x = torch.cat([torch.linspace(float(min(ends)) * 1.1, float(max(ends)) * 1.1, 500), torch.tensor([0.0, math.nan])])
+    noise = OpticalNoise.DITHER if dithered else OpticalNoise.NONE
+    arguments = {"lut": lut, "noise": noise, "seed": torch.tensor(seed)}
+    y = fast.quantize(x, range, levels, **arguments)  # type: ignore[arg-type]
+    assert torch.allclose(
+        y,
+        reference.quantize(x, range, levels, **arguments),
+        rtol=0,
+        atol=0,
+        equal_nan=True,  # type: ignore[arg-type]
+    )
+
+
+def test_inputs_are_not_changed() -> None:
+    x = torch.linspace(-2, 2, 1000)
+    before = x.clone()
+    fast.quantize(x, torch.tensor([-1.0, 1.0]), 16, lut=0.1)
+    assert torch.equal(x, before)
+
+
+def test_objections() -> None:
+    x = torch.ones(2)
+    assert fast.objection(x, None, 3) is None
+    assert fast.objection(torch.nn.Parameter(x)) is None
+    assert "meta" in str(fast.objection(x, x.to("meta")))
