@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from quantsim_kernels.reference.noise import element_noise
 
-__all__ = ["SEED_STEP", "manual_seed", "next_seed", "rounding_noise", "seed_tensor"]
+__all__ = ["SEED_STEP", "manual_seed", "next_seed", "rounding_noise", "seed_tensor", "signed_seed"]
 
 SEED_STEP: Final = 0x1E3779B97F4A7C15
 """What is added to the counter after each draw: odd, so that it takes 2**64 draws until a seed comes again."""
@@ -26,8 +26,13 @@ _counters: dict[torch.device, Tensor] = {}
 _start = 0
 
 
-def _as_int64(seed: int) -> int:
-    """The integer of 64 bits with a sign that equals ``seed`` modulo 2**64."""
+def signed_seed(seed: int) -> int:
+    """The integer of 64 bits with a sign that equals ``seed`` modulo 2**64.
+
+    Example:
+        >>> signed_seed(2**63), signed_seed(-1)
+        (-9223372036854775808, -1)
+    """
     return (seed + 2**63) % 2**64 - 2**63
 
 
@@ -51,7 +56,7 @@ def manual_seed(seed: int) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"manual_seed(seed): got {type(seed).__name__}, expected an integer")
     with _lock:
-        _start = _as_int64(seed)
+        _start = signed_seed(seed)
         for counter in _counters.values():
             # In place: compiled graphs hold these very tensors.
             counter.fill_(_start)
@@ -118,7 +123,7 @@ def seed_tensor(seed: int | Tensor, device: torch.device | str, where: str = "se
         return seed.detach().reshape(()).to(device=device, dtype=torch.int64)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"{where}: got {type(seed).__name__}, expected an integer or a 0-d int64 tensor")
-    return torch.full((), _as_int64(seed), dtype=torch.int64, device=device)
+    return torch.full((), signed_seed(seed), dtype=torch.int64, device=device)
 
 
 def rounding_noise(

@@ -14,7 +14,7 @@ from quantsim.errors import ConfigurationError
 from quantsim.quantization.analyzers.base import EncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
 from quantsim_encodings.formats import RoundingMode
-from quantsim_kernels.random_seeds import SEED_STEP
+from quantsim_kernels.random_seeds import SEED_STEP, signed_seed
 
 __all__ = ["RoundingQuantizerBase"]
 
@@ -26,11 +26,7 @@ def _seed_of_construction() -> int:
     value = next(_constructed) * 0x9E3779B97F4A7C15 % 2**64
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
-    return _as_signed(value ^ (value >> 31))
-
-
-def _as_signed(value: int) -> int:
-    return (value + 2**63) % 2**64 - 2**63
+    return signed_seed(value ^ (value >> 31))
 
 
 class RoundingQuantizerBase(QuantizerBase):
@@ -71,7 +67,7 @@ class RoundingQuantizerBase(QuantizerBase):
             raise ConfigurationError(
                 "the seed is no integer", where=f"{owner}(seed)", got=repr(seed), expected="an int or None"
             )
-        self._first_seed = None if seed is None else _as_signed(seed)
+        self._first_seed = None if seed is None else signed_seed(seed)
         self._set_rounding(mode)
 
     def _set_rounding(self, mode: RoundingMode) -> None:

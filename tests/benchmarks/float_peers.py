@@ -14,7 +14,6 @@ from torch import nn
 
 from quantsim_encodings.formats import FloatFormat
 
-# gfloat's and pychop's casts of a 64 MiB tensor take seconds; their rows say how many they are worth.
 _TORCHAO_ELEMENTS: dict[str, Any] = {"mxfp8_e4m3": torch.float8_e4m3fn, "mxfp8_e5m2": torch.float8_e5m2}
 
 
