@@ -23,7 +23,14 @@ from quantsim.quantization.base import QuantizerBase
 
 __all__ = ["BaseQuantizationMixin"]
 
-_OWN_ATTRIBUTES = ("_quantized_parameter_cache", "_folded_parameters", "_kernel", "_accumulation", "module_path")
+_OWN_ATTRIBUTES = (
+    "_quantized_parameter_cache",
+    "_folded_parameters",
+    "_kernel",
+    "_accumulation",
+    "_is_shielded",
+    "module_path",
+)
 """Instance attributes that are not the float module's."""
 
 QuantizedClass = TypeVar("QuantizedClass", bound=type)
@@ -49,6 +56,8 @@ class BaseQuantizationMixin(EncodingsInterface, QuantizerRemoval):
     param_quantizers: nn.ModuleDict
     output_quantizers: nn.ModuleList
     module_path: str | None = None
+    _is_shielded: bool = False
+    """Whether calls of torch functions in here are nobody's business: a model routes its own past this module."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,6 +81,9 @@ class BaseQuantizationMixin(EncodingsInterface, QuantizerRemoval):
             if quantizer is not None and not quantizer.is_initialized():
                 self._calibrate_parameters(overwrite=False)
                 break
+        if self._is_shielded:
+            with torch._C.DisableTorchFunction():
+                return super().__call__(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

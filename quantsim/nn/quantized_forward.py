@@ -37,8 +37,13 @@ class SpecifiedModule(BaseQuantizationMixin):
         self.input_quantizers = empty_list(spec.input_count)
         self.output_quantizers = empty_list(spec.outputs)
 
-    # Weights are calibrated when they are quantized, so the loop over quantizers in the mixin's __call__ is not needed.
-    __call__ = nn.Module.__call__
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module."""
+        # Weights are calibrated when they are quantized, so the mixin's loop over quantizers is not needed.
+        if self._is_shielded:
+            with torch._C.DisableTorchFunction():
+                return nn.Module.__call__(self, *args, **kwargs)
+        return nn.Module.__call__(self, *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs torch's forward on quantized inputs and parameters, and quantizes its results."""

@@ -114,6 +114,9 @@ class SimulationConfig(Setting):
     embeddings: QuantizerSetting | None = None
     """For embedding tables. A look-up is no arithmetic, so presets leave the tables alone."""
     activation_placement: ActivationPlacement = ActivationPlacement.OPERANDS
+    functional_operations: bool = True
+    """Whether torch functions that a module calls in its own forward (``matmul``, ``+``, attention) can have
+    quantizers; they are found by running the example inputs."""
     rules: tuple[PlacementRule, ...] = ()
     exclude: tuple[ModulePattern, ...] = ()
     """Modules, and all below them, that get no quantizer at all."""

@@ -60,7 +60,7 @@ def kind_of(op: str | None, module: nn.Module, parameters: Mapping[str, Tensor])
         return ModuleKind.EMBEDDING
     if op in _GRID_KEEPING:
         return ModuleKind.GRID_KEEPING
-    if op == "multi_head_attention":
+    if op in ("multi_head_attention", "decomposed_attention"):
         return ModuleKind.COMPOSITE
     if op is None and any(is_weight(name, values) for name, values in parameters.items()):
         return ModuleKind.MULTIPLYING

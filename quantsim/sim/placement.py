@@ -63,14 +63,23 @@ def matching_paths(pattern: ModulePattern, modules: Mapping[str, nn.Module], *, 
     return frozenset(path for path in modules if path in found or path.startswith(below) or "" in found)
 
 
-def excluded_paths(config: SimulationConfig, modules: Mapping[str, nn.Module]) -> frozenset[str]:
+def excluded_paths(
+    config: SimulationConfig, modules: Mapping[str, nn.Module], *, all_must_match: bool = True
+) -> frozenset[str]:
     """Paths of all modules that the config excludes.
+
+    Args:
+        config: The config.
+        modules: All modules of the model by path.
+        all_must_match: Whether an exclusion that matches nothing is an error.
 
     Raises:
         ConfigurationError: An exclusion matches nothing.
     """
     result: frozenset[str] = frozenset()
     for index, pattern in enumerate(config.exclude):
+        if not all_must_match and not any(pattern.matches(path, module) for path, module in modules.items()):
+            continue
         result |= matching_paths(pattern, modules, what=f"config '{config.name}', exclude[{index}]")
     return result
 

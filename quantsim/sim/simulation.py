@@ -22,6 +22,8 @@ from quantsim.sim.coverage import Coverage
 from quantsim.sim.encodings import LoadReport, export_document, model_fingerprint, place_quantizer, plan_load
 from quantsim.sim.example_inputs import ModelInputs
 from quantsim.sim.example_run import run_example
+from quantsim.sim.functional_routing import every_operation_called, route_functions, unroute_functions
+from quantsim.sim.idle_operations import find_idle_operations
 from quantsim.sim.leaf import find_leaves, quantizable_modules
 from quantsim.sim.module_kinds import ModuleKind
 from quantsim.sim.placement import excluded_paths
@@ -95,20 +97,25 @@ class QuantizationSimModel:
         inputs = None if example_inputs is None else ModelInputs.of(example_inputs)
         model = model if in_place else copy.deepcopy(model)
         modules = dict(model.named_modules())
-        self._excluded = excluded_paths(self.config, modules)
+        self._excluded = excluded_paths(self.config, modules, all_must_match=False)
         swapped = {
             module: quantized_counterpart(path, module)
             for path, module in quantizable_modules(model, self._excluded).items()
         }
         self.model = swap_modules(model, swapped)
-        # Rules go by the classes of the float model, and by paths that only quantized modules have (in attention).
-        known = {**dict(self.model.named_modules()), **modules}
+        self._swapped = swapped
         try:
+            if inputs is not None and self.config.functional_operations:
+                route_functions(self.model, self._excluded, lambda: run_example(self.model, inputs, ()))
+            # Rules go by the classes of the float model, and by paths that only quantized modules have (in attention).
+            known = {**dict(self.model.named_modules()), **modules}
+            self._excluded = excluded_paths(self.config, known)
             leaves = find_leaves(self.model, self._excluded)
-            self._run = None if inputs is None else run_example(self.model, inputs, leaves)
+            with every_operation_called(self.model):
+                self._run = None if inputs is None else run_example(self.model, inputs, leaves)
             quantizers = make_quantizers(self.config, leaves, known, self._run)
         except BaseException:
-            swap_modules(self.model, {quantized: module for module, quantized in swapped.items()})
+            self._undo()
             raise
         self._modules: dict[str, BaseQuantizationMixin] = {leaf.path: leaf.module for leaf in leaves}
         self._kinds = {leaf.path: leaf.kind for leaf in leaves}
@@ -116,6 +123,11 @@ class QuantizationSimModel:
             module.module_path = path or type(module).__name__
         for tensor, quantizer in quantizers.items():
             place_quantizer(self._modules[tensor.module], tensor, quantizer)
+
+    def _undo(self) -> nn.Module:
+        """Puts the float modules back into the model."""
+        unroute_functions(self.model)
+        return swap_modules(self.model, {quantized: module for module, quantized in self._swapped.items()})
 
     # ---------------------------------------------------------------- use
 
@@ -235,14 +247,18 @@ class QuantizationSimModel:
     def coverage(self) -> Coverage:
         """What is quantized and what is not."""
         holding = {tensor.module for tensor, _ in iterate_quantizers(self._modules)}
+        idle = [path for path in self._modules if path not in holding]
+        called = find_idle_operations(self.model, idle, holding, {} if self._run is None else self._run.calls)
         bare = [
             path
-            for path in self._modules
-            if path not in holding and self._kinds[path] not in (ModuleKind.GRID_KEEPING, ModuleKind.COMPOSITE)
+            for path in idle
+            if path not in called.paths and self._kinds[path] not in (ModuleKind.GRID_KEEPING, ModuleKind.COMPOSITE)
         ]
         calls = None if self._run is None else self._run.calls
-        operations = () if self._run is None else self._run.unquantized
-        multiplying = [path for path, kind in self._kinds.items() if kind is ModuleKind.MULTIPLYING]
+        operations = (*(() if self._run is None else self._run.unquantized), *called.operations)
+        multiplying = [
+            path for path, kind in self._kinds.items() if kind is ModuleKind.MULTIPLYING and path not in called.paths
+        ]
         counts = {path: 1 if calls is None or path not in calls else calls[path].calls for path in multiplying}
         functional = sum(operation.count * operation.multiplies for operation in operations)
         return Coverage(
