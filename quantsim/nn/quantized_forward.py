@@ -109,12 +109,14 @@ class SpecifiedModule(BaseQuantizationMixin):
         quantizers = list(quantizers_of(self, container).values())
         if len(quantizers) == 1:
             quantizers = quantizers * len(values)
-        return [
-            value
-            if index >= len(quantizers) or (quantizer := quantizers[index]) is None
-            else self._quantize_tensor(container, index, quantizer, value)
-            for index, value in enumerate(values)
-        ]
+        # Compilers cannot follow an assignment inside a comprehension.
+        quantized: list[Any] = []
+        for index, value in enumerate(values):
+            quantizer = quantizers[index] if index < len(quantizers) else None
+            quantized.append(
+                value if quantizer is None else self._quantize_tensor(container, index, quantizer, value)
+            )
+        return quantized
 
     def _quantize_outputs(self, result: Any) -> Any:
         quantizers = quantizers_of(self, "output_quantizers")

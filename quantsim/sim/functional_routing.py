@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial, wraps
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from quantsim.errors import QuantsimError
+from quantsim.errors import ConfigurationError
 from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
 from quantsim.nn.quantized_operations import OPERATIONS, make_operation, takes_part
 from quantsim.sim.operations import OPERATION_NAMES
@@ -80,12 +81,36 @@ def _functions() -> dict[Callable[..., Any], TorchFunction]:
 _FUNCTIONS: Final = _functions()
 
 
+LARGEST_ACTIVATION: Final = 1e30
+"""Results beyond this hold a mask: no range of a quantizer covers that."""
+
+
+class _Activations:
+    """Tensors that were computed from floating-point inputs or by modules; not from positions or masks alone."""
+
+    def __init__(self) -> None:
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def add(self, value: object) -> None:
+        for tensor in _tensors(value):
+            if tensor.is_floating_point():
+                self._known[_base(tensor)] = True
+
+    def has(self, value: object) -> bool:
+        return any(_base(tensor) in self._known for tensor in _tensors(value))
+
+
+def _base(tensor: Tensor) -> Tensor:
+    return tensor if tensor._base is None else tensor._base
+
+
 @dataclass
 class _Place:
     """One place in the code where a function is called, as the example run saw it."""
 
     number: int
-    is_floating: bool = False
+    is_quantizable: bool = False
+    is_masked: bool = False
     tensors: int = 0
 
 
@@ -93,6 +118,7 @@ class _Place:
 class _Record:
     """The calls of one module's forward during the example run."""
 
+    activations: _Activations
     places: dict[str, dict[tuple[Any, ...], _Place]] = field(default_factory=dict)
     order: dict[str, list[int]] = field(default_factory=dict)
     """Numbers of places by op, of the longest run so far."""
@@ -100,12 +126,18 @@ class _Record:
     def note(self, op: str, key: tuple[Any, ...], inputs: list[Tensor], result: object) -> int:
         places = self.places.setdefault(op, {})
         place = places.setdefault(key, _Place(len(places)))
-        outputs = _tensors(result)
         place.tensors = max(place.tensors, len(inputs))
-        place.is_floating |= key != () and any(each.is_floating_point() for each in inputs) and any(
-            each.is_floating_point() for each in outputs
-        )
+        if key and self.activations.has(inputs):
+            self.activations.add(result)
+            outputs = [tensor for tensor in _tensors(result) if tensor.is_floating_point() and not tensor.is_meta]
+            place.is_quantizable |= any(tensor.is_floating_point() for tensor in _tensors(result))
+            place.is_masked |= any(bool((tensor.abs() > LARGEST_ACTIVATION).any()) for tensor in outputs)
         return place.number
+
+    def follow(self, result: object, inputs: object) -> None:
+        """Notes what a function that is nobody's operation (a reshape, say) made of activations."""
+        if self.activations.has(inputs):
+            self.activations.add(result)
 
 
 class FunctionalOperations(nn.Module):
@@ -130,7 +162,8 @@ class FunctionalOperations(nn.Module):
         assert record is not None
         for op, places in record.places.items():
             names = {
-                place.number: f"{op}_{place.number}" if place.is_floating else None for place in places.values()
+                place.number: f"{op}_{place.number}" if place.is_quantizable and not place.is_masked else None
+                for place in places.values()
             }
             for place in places.values():
                 name = names[place.number]
@@ -178,20 +211,15 @@ def _tensors(value: object) -> list[Tensor]:
     return []
 
 
-def _with_tensors(value: Any, replacements: Iterable[Tensor]) -> Any:
+def _with_tensors(value: Any, source: Iterator[Tensor]) -> Any:
     """``value`` with its tensors, in the order of `_tensors`, replaced."""
-    source = iter(replacements)
-
-    def rebuild(item: Any) -> Any:
-        if isinstance(item, Tensor):
-            return next(source)
-        if isinstance(item, (list, tuple)):
-            return type(item)([rebuild(each) for each in item])
-        if isinstance(item, dict):
-            return {key: rebuild(each) for key, each in item.items()}
-        return item
-
-    return rebuild(value)
+    if isinstance(value, Tensor):
+        return next(source)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_with_tensors(each, source) for each in value])
+    if isinstance(value, dict):
+        return {key: _with_tensors(each, source) for key, each in value.items()}
+    return value
 
 
 class _Router(TorchFunctionMode):
@@ -212,9 +240,12 @@ class _Router(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         function = _FUNCTIONS.get(func)
-        if function is None:
-            return func(*args, **kwargs)
         operations = self.operations
+        if function is None:
+            result = func(*args, **kwargs)
+            if operations is not None and operations.record is not None:
+                operations.record.follow(result, args)
+            return result
         op = function.op
         number = self.counts.get(op, 0)
         self.counts[op] = number + 1
@@ -247,20 +278,20 @@ def _run(
 ) -> Any:
     """Calls an operation module instead of the function."""
     if module._spec.variadic_inputs:  # pyright: ignore[reportAttributeAccessIssue]
-
-        def call(tensors: tuple[Tensor, ...]) -> Any:
-            new_args, new_kwargs = _with_tensors((args, kwargs), tensors)
-            return func(*new_args, **new_kwargs)
-
-        result = module(*_tensors((args, kwargs)), call=call)
+        result = module(*_tensors((args, kwargs)), call=partial(_call_with, func, args, kwargs))
+    elif function.reverses:
+        result = module(args[1], args[0], *args[2:], **kwargs)
     else:
-        if function.reverses:
-            args = (args[1], args[0], *args[2:])
         result = module(*args, **kwargs)
-    if function.in_place:
-        target: Tensor = args[0]
-        return target.copy_(result)
-    return result
+    return args[0].copy_(result) if function.in_place else result
+
+
+def _call_with(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: tuple[Tensor, ...]
+) -> Any:
+    """The function with other tensors among its arguments."""
+    new_args, new_kwargs = _with_tensors((args, kwargs), iter(tensors))
+    return func(*new_args, **new_kwargs)
 
 
 def _code_positions(frame: FrameType | None) -> tuple[tuple[CodeType, int], ...]:
@@ -279,22 +310,6 @@ def _code_positions(frame: FrameType | None) -> tuple[tuple[CodeType, int], ...]
     return tuple(found)
 
 
-def _routed_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    cls: Any = type(self)._routed_class  # pyright: ignore[reportAttributeAccessIssue]
-    operations: Any = self._modules.get(HOLDER)
-    if torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling() and operations is not None:
-        raise QuantsimError(
-            "strict export loses quantized functional operations",
-            where=type(self).__name__,
-            got="torch.export.export(strict=True)",
-            expected="strict=False",
-            fix="pass strict=False, which is torch's default",
-        )
-    with _Router(operations):
-        return cls.forward(self, *args, **kwargs)
-
-
-_FORWARD_CODE: Final = _routed_forward.__code__
 _CALL_CODE: Final = nn.Module._call_impl.__code__
 
 
@@ -317,18 +332,27 @@ def _routed(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _forward_like(cls: type[nn.Module]) -> Callable[..., Any]:
-    """`_routed_forward` with the signature of the class's own forward, which tools read."""
-    import inspect
+    """The class's own forward inside of a router; with the same signature, which tools read."""
+    own_forward: Callable[..., Any] = cls.forward
 
+    @wraps(own_forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return _routed_forward(self, *args, **kwargs)
+        operations: Any = self._modules.get(HOLDER)
+        if operations is not None and torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling():
+            raise ConfigurationError(
+                "a strict export would lose quantized functional operations",
+                where=cls.__name__,
+                got="torch.export.export(..., strict=True)",
+                expected="strict=False, which is torch's default",
+                fix="leave strict out",
+            )
+        with _Router(operations):
+            return own_forward(self, *args, **kwargs)
 
-    try:
-        forward.__signature__ = inspect.signature(cls.forward)  # pyright: ignore[reportFunctionMemberAccess]
-    except (TypeError, ValueError):
-        pass
-    forward.__doc__ = cls.forward.__doc__
     return forward
+
+
+_FORWARD_CODE: Final = _forward_like(nn.Identity).__code__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _empty(cls: type[nn.Module]) -> nn.Module:
@@ -342,29 +366,34 @@ def is_routed(module: nn.Module) -> bool:
 
 
 def route_functions(
-    model: nn.Module, excluded: frozenset[str], run: Callable[[], object]
+    model: nn.Module, excluded: frozenset[str], example: object, run: Callable[[], object]
 ) -> Mapping[str, FunctionalOperations]:
     """Gives all modules that are not quantized themselves operation modules for the functions that they call.
 
     Args:
         model: The model; quantized modules in it are left as they are.
         excluded: Paths of modules whose own calls stay as they are.
-        run: Runs the model on example inputs.
+        example: The example inputs.
+        run: Runs the model on them.
 
     Returns:
         What was added, by path of the module that calls.
     """
-    paths = {path: module for path, module in _outside_of_quantized(model)}
+    paths = dict(_outside_of_quantized(model))
+    activations = _Activations()
+    activations.add(example)
+    hooks = []
     try:
         for path, module in paths.items():
             if isinstance(module, BaseQuantizationMixin):
                 module.__dict__["_is_shielded"] = True
+                hooks.append(module.register_forward_hook(lambda module, args, output: activations.add(output)))
             elif _can_be_routed(module):
                 module.__class__ = _routed(type(module))
                 # What iterates over its children would run the operations.
                 if path not in excluded and not isinstance(module, _CONTAINERS):
                     operations = FunctionalOperations()
-                    operations.record = _Record()
+                    operations.record = _Record(activations)
                     module.add_module(HOLDER, operations)
         run()
         found: dict[str, FunctionalOperations] = {}
@@ -381,6 +410,9 @@ def route_functions(
     except BaseException:
         unroute_functions(model)
         raise
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -106,7 +106,8 @@ class QuantizationSimModel:
         self._swapped = swapped
         try:
             if inputs is not None and self.config.functional_operations:
-                route_functions(self.model, self._excluded, lambda: run_example(self.model, inputs, ()))
+                example = (inputs.args, dict(inputs.kwargs or {}))
+                route_functions(self.model, self._excluded, example, lambda: run_example(self.model, inputs, ()))
             # Rules go by the classes of the float model, and by paths that only quantized modules have (in attention).
             known = {**dict(self.model.named_modules()), **modules}
             self._excluded = excluded_paths(self.config, known)
@@ -115,7 +116,8 @@ class QuantizationSimModel:
                 self._run = None if inputs is None else run_example(self.model, inputs, leaves)
             quantizers = make_quantizers(self.config, leaves, known, self._run)
         except BaseException:
-            self._undo()
+            unroute_functions(self.model)
+            swap_modules(self.model, {quantized: module for module, quantized in swapped.items()})
             raise
         self._modules: dict[str, BaseQuantizationMixin] = {leaf.path: leaf.module for leaf in leaves}
         self._kinds = {leaf.path: leaf.kind for leaf in leaves}
@@ -124,10 +126,24 @@ class QuantizationSimModel:
         for tensor, quantizer in quantizers.items():
             place_quantizer(self._modules[tensor.module], tensor, quantizer)
 
-    def _undo(self) -> nn.Module:
-        """Puts the float modules back into the model."""
+    def remove(self) -> nn.Module:
+        """Takes the simulation off: gives the float model back, with its parameters as they are now (trained, say).
+
+        The modules are put back in place, so that nothing of the simulation is left; it cannot be used any more.
+        Modules that were quantized before the simulation stay.
+
+        Example:
+            >>> sim = QuantizationSimModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.zeros(1, 2))
+            >>> [type(module).__name__ for module in sim.remove()]
+            ['Linear', 'ReLU']
+        """
         unroute_functions(self.model)
-        return swap_modules(self.model, {quantized: module for module, quantized in self._swapped.items()})
+        originals = {
+            quantized: quantized.get_original_module()
+            for module, quantized in self._swapped.items()
+            if module is not quantized
+        }
+        return swap_modules(self.model, originals)
 
     # ---------------------------------------------------------------- use
 
