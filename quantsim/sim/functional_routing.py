@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from quantsim.errors import ConfigurationError
 from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
 from quantsim.nn.quantized_operations import OPERATIONS, make_operation, takes_part
 from quantsim.sim.operations import OPERATION_NAMES
@@ -43,8 +42,7 @@ __all__ = [
 HOLDER: Final = "functional_operations"
 """Name of the submodule that holds the operation modules of a module."""
 
-_REVERSED: Final = frozenset({"__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rdiv__", "__rpow__", "rsub"})
-_REVERSED_MATMUL: Final = frozenset({"__rmatmul__"})
+_REVERSED: Final = frozenset({"__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rdiv__", "__rpow__", "__rmatmul__", "rsub"})
 
 
 @dataclass(frozen=True)
@@ -62,23 +60,19 @@ class TorchFunction:
     reverses: bool = False
 
 
-def _functions() -> dict[Callable[..., Any], TorchFunction]:
-    aliases: dict[str, list[str]] = {}
-    for name, canonical in OPERATION_NAMES.items():
-        aliases.setdefault(canonical.rstrip("_"), []).append(name)
-    found: dict[Callable[..., Any], TorchFunction] = {}
+def _functions() -> dict[str, TorchFunction]:
+    found: dict[str, TorchFunction] = {}
     for op in OPERATIONS:
-        for name in (op, f"{op}_", *aliases.get(op, ())):
-            in_place = OPERATION_NAMES.get(name, name) == f"{op}_"
-            reverses = name in _REVERSED or name in _REVERSED_MATMUL
-            for space in (torch, Tensor, F, torch.special):
-                function = getattr(space, name, None)
-                if callable(function):
-                    found.setdefault(function, TorchFunction(op, in_place, reverses))
+        found[op], found[f"{op}_"] = TorchFunction(op), TorchFunction(op, in_place=True)
+    for name, canonical in OPERATION_NAMES.items():
+        op = canonical.rstrip("_")
+        if op in found:
+            found[name] = TorchFunction(op, canonical.endswith("_"), name in _REVERSED)
     return found
 
 
 _FUNCTIONS: Final = _functions()
+"""By name, since compilers have objects of their own for some functions."""
 
 
 LARGEST_ACTIVATION: Final = 1e30
@@ -127,8 +121,10 @@ class _Record:
         places = self.places.setdefault(op, {})
         place = places.setdefault(key, _Place(len(places)))
         place.tensors = max(place.tensors, len(inputs))
-        if key and self.activations.has(inputs):
+        if self.activations.has(inputs):
             self.activations.add(result)
+            if not key:
+                return place.number
             outputs = [tensor for tensor in _tensors(result) if tensor.is_floating_point() and not tensor.is_meta]
             place.is_quantizable |= any(tensor.is_floating_point() for tensor in _tensors(result))
             place.is_masked |= any(bool((tensor.abs() > LARGEST_ACTIVATION).any()) for tensor in outputs)
@@ -239,7 +235,7 @@ class _Router(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        function = _FUNCTIONS.get(func)
+        function = _FUNCTIONS.get(getattr(func, "__name__", ""))
         operations = self.operations
         if function is None:
             result = func(*args, **kwargs)
@@ -310,6 +306,10 @@ def _code_positions(frame: FrameType | None) -> tuple[tuple[CodeType, int], ...]
     return tuple(found)
 
 
+_STRICT: Final = (
+    "a strict export would lose quantized functional operations; got torch.export.export(..., strict=True), expected "
+    "strict=False, which is torch's default; fix: leave strict out"
+)
 _CALL_CODE: Final = nn.Module._call_impl.__code__
 
 
@@ -339,13 +339,7 @@ def _forward_like(cls: type[nn.Module]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         operations: Any = self._modules.get(HOLDER)
         if operations is not None and torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling():
-            raise ConfigurationError(
-                "a strict export would lose quantized functional operations",
-                where=cls.__name__,
-                got="torch.export.export(..., strict=True)",
-                expected="strict=False, which is torch's default",
-                fix="leave strict out",
-            )
+            raise RuntimeError(_STRICT)  # a compiler can follow no richer class
         with _Router(operations):
             return own_forward(self, *args, **kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from quantsim.sim.idle_operations import find_idle_operations
 from quantsim.sim.leaf import find_leaves, quantizable_modules
 from quantsim.sim.module_kinds import ModuleKind
 from quantsim.sim.placement import excluded_paths
+from quantsim.sim.recorded_run import RecordedRun
 from quantsim.sim.replacement import quantized_counterpart, swap_modules
 from quantsim.sim.slots import nearest_names, shown, slot_name
 from quantsim.sim.state import check_state
@@ -56,8 +58,8 @@ class QuantizationSimModel:
     Args:
         model: Any eager PyTorch model; may itself be one layer; may be on ``meta``.
         example_inputs: ``(args, kwargs)``, a tuple of arguments, a mapping of keyword arguments, or a lone tensor, that
-            the model runs on. With None nothing is run: every input of a multiplying module then gets a quantizer, and
-            functional operations are not reported.
+            the model runs on; or the `RecordedRun` of a simulation before. With None nothing is run: every input of a
+            multiplying module then gets a quantizer, and functional operations are not reported.
         config: Name of a preset, path of a JSON or YAML file, `SimulationConfig`, plain data, or None for no quantizers
             (then load encodings, or set quantizers by hand).
         in_place: Change ``model`` itself instead of a deep copy.
@@ -94,7 +96,8 @@ class QuantizationSimModel:
                 fix="pass the module itself" if isinstance(model, type) else "wrap the function in a module",
             )
         self.config = load_config(config)
-        inputs = None if example_inputs is None else ModelInputs.of(example_inputs)
+        recorded = example_inputs if isinstance(example_inputs, RecordedRun) else None
+        inputs = None if example_inputs is None or recorded is not None else ModelInputs.of(example_inputs)
         model = model if in_place else copy.deepcopy(model)
         modules = dict(model.named_modules())
         self._excluded = excluded_paths(self.config, modules, all_must_match=False)
@@ -108,12 +111,14 @@ class QuantizationSimModel:
             if inputs is not None and self.config.functional_operations:
                 example = (inputs.args, dict(inputs.kwargs or {}))
                 route_functions(self.model, self._excluded, example, lambda: run_example(self.model, inputs, ()))
+            elif recorded is not None and self.config.functional_operations:
+                recorded.route(self.model, self._excluded)
             # Rules go by the classes of the float model, and by paths that only quantized modules have (in attention).
             known = {**dict(self.model.named_modules()), **modules}
             self._excluded = excluded_paths(self.config, known)
             leaves = find_leaves(self.model, self._excluded)
             with every_operation_called(self.model):
-                self._run = None if inputs is None else run_example(self.model, inputs, leaves)
+                self._run = recorded.run if recorded else inputs and run_example(self.model, inputs, leaves)
             quantizers = make_quantizers(self.config, leaves, known, self._run)
         except BaseException:
             unroute_functions(self.model)
@@ -394,6 +399,38 @@ class QuantizationSimModel:
         )
         plan.commit(self._modules)
         return plan.report
+
+    # ---------------------------------------------------------------- export
+
+    def export_onnx(self, path: str | Path, example_inputs: object, **options: Any) -> Any:
+        """Writes the calibrated simulation as ONNX, with encodings files that name its tensors.
+
+        The same as `quantsim.export.export_onnx`, which says what ``options`` there are and what the report holds.
+
+        Args:
+            path: A file that ends in ``.onnx``, or a folder, which gets ``model.onnx``.
+            example_inputs: As for the simulation; the model is traced on them.
+            options: Such as ``opset``, ``encodings_version``, ``strict``, ``dynamic_shapes``.
+        """
+        # By name: what exports is above the simulation, which must not depend on it.
+        return importlib.import_module("quantsim.export").export_onnx(self, path, example_inputs, **options)
+
+    def save_pretrained(self, folder: str | Path, *, fold_weights: bool = False) -> Path:
+        """Writes weights, encodings and config into a folder; `load_simulation` makes the simulation again from it.
+
+        The same as `quantsim.export.save_pretrained`, which says more.
+        """
+        return importlib.import_module("quantsim.export").save_pretrained(self, folder, fold_weights=fold_weights)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None) -> Any:
+        """The simulation that `save_pretrained` wrote; the same as `quantsim.export.load_simulation`, which says more.
+
+        Args:
+            folder: The folder.
+            model: The float model, or a function that builds it; not needed for a model of transformers.
+        """
+        return importlib.import_module("quantsim.export").load_simulation(folder, model)
 
     # ---------------------------------------------------------------- state
 

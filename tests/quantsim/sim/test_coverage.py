@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantsim.sim import QuantizationSimModel
+from quantsim.sim import QuantizationSimModel, preset
 from quantsim.sim.coverage import Coverage
 
 
@@ -26,7 +26,11 @@ class Model(nn.Module):
         return self.last(y) @ self.last.weight
 
 
-def coverage(config: Any = "w8a8") -> Coverage:
+MODULES_ONLY = preset("w8a8").model_copy(update={"functional_operations": False})
+HOLDER = "functional_operations"
+
+
+def coverage(config: Any = MODULES_ONLY) -> Coverage:
     return QuantizationSimModel(Model(), torch.randn(1, 3, 8), config).coverage
 
 
@@ -92,7 +96,20 @@ def test_equal_operations_of_many_modules_are_one_line() -> None:
     assert "unquantized operation: add ×5 in Residual (0, 1, 2, ... (5 modules))" in str(sim.coverage)
 
 
+def test_functions_with_quantizers_count_as_quantized() -> None:
+    found = coverage("w8a8")
+    attention = f"{HOLDER}.scaled_dot_product_attention_0"
+    assert found.quantized[3:] == (f"{attention}.qk_matmul", f"{attention}.pv_matmul", f"{HOLDER}.matmul_0")
+    assert found.without_quantizers == ("norm",)
+    # The softmax inside of attention is what is left of it.
+    assert {operation.operation for operation in found.operations} == {"softmax", "gelu", "add"}
+    assert found.quantized_multiplications == found.multiplications == 6
+    bare = coverage({"weights": None})
+    assert (bare.quantized_multiplications, bare.multiplications) == (0, 6)
+
+
 def test_attention_of_a_transformer_is_reported(bert: Any) -> None:
-    found = QuantizationSimModel(bert.model, bert.example).coverage
+    assert not QuantizationSimModel(bert.model, bert.example).coverage.unquantized_multiplications
+    found = QuantizationSimModel(bert.model, bert.example, MODULES_ONLY).coverage
     assert sum(operation.multiplies * operation.count for operation in found.unquantized_multiplications) == 4
     assert {"SelfAttention" in operation.module_type for operation in found.unquantized_multiplications} == {True}

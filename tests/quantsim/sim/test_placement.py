@@ -61,7 +61,8 @@ def test_an_output_that_is_read_elsewhere_too_is_not_fused() -> None:
     found = places(Branch(), IMAGE, OUTPUTS)
     assert "conv.output[0]" in found
     assert "norm.output[0]" not in found
-    assert "fc.input[0]" in found  # a functional sum comes before it
+    assert "fc.input[0]" not in found  # the functional sum before it has an output quantizer
+    assert "functional_operations.add_0.output[0]" in found
 
 
 def test_a_model_output_is_not_fused() -> None:
@@ -92,8 +93,9 @@ def test_shared_inputs_each_have_a_quantizer_but_quantized_outputs_feed_all() ->
     assert [place for place in places(Heads(), x, OUTPUTS) if "param" not in place] == [
         "norm.input[0]",
         "norm.output[0]",
-        "q.output[0]",
         "k.output[0]",
+        "functional_operations.add_0.output[0]",
+        "functional_operations.relu_0.output[0]",
     ]
 
 
