@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -16,7 +16,16 @@ from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.float import DynamicFloatQuantizeDequantize, FloatQuantizeDequantize
 from quantsim_encodings.formats import FloatFormat, NanEncoding, RoundingMode, float_format
 
-__all__ = ["Arithmetic", "OnnxGrid", "ScaleLayout", "lay_out", "onnx_grid", "unsigned"]
+__all__ = [
+    "FLOAT8_FORMATS",
+    "Arithmetic",
+    "OnnxGrid",
+    "ScaleLayout",
+    "at_least_bytes",
+    "lay_out",
+    "onnx_grid",
+    "unsigned",
+]
 
 
 class Arithmetic(StrEnum):
@@ -89,13 +98,16 @@ def _finite(exponent: int, mantissa: int, nan: NanEncoding, bias: int | None = N
     )
 
 
-_FLOATS: Final = (
-    ("FLOAT8E4M3FN", float_format("e4m3fn")),
-    ("FLOAT8E5M2", float_format("e5m2")),
-    ("FLOAT8E4M3FNUZ", _finite(4, 3, NanEncoding.NEGATIVE_ZERO, 8)),
-    ("FLOAT8E5M2FNUZ", _finite(5, 2, NanEncoding.NEGATIVE_ZERO, 16)),
-)
-_CASTS: Final = (("FLOAT16", float_format("fp16")), ("BFLOAT16", float_format("bf16")))
+FLOAT8_FORMATS: Final = {
+    "FLOAT8E4M3FN": float_format("e4m3fn"),
+    "FLOAT8E5M2": float_format("e5m2"),
+    "FLOAT8E4M3FNUZ": _finite(4, 3, NanEncoding.NEGATIVE_ZERO, 8),
+    "FLOAT8E5M2FNUZ": _finite(5, 2, NanEncoding.NEGATIVE_ZERO, 16),
+}
+"""Float types of QuantizeLinear."""
+
+_CASTS: Final = {"FLOAT16": float_format("fp16"), "BFLOAT16": float_format("bf16")}
+"""Float types that Cast rounds to as a quantizer without a scale does."""
 
 
 def onnx_grid(quantizer: QuantizerBase) -> OnnxGrid | str:
@@ -118,8 +130,13 @@ def onnx_grid(quantizer: QuantizerBase) -> OnnxGrid | str:
     if isinstance(quantizer, FloatQuantizeDequantize):
         return _float_grid(quantizer)
     if isinstance(quantizer, DynamicFloatQuantizeDequantize):
-        return _named(_FLOATS, quantizer.format) or _no_type(quantizer.format)
-    return f"has a grid that ONNX has no operator for ({type(quantizer).__name__})"
+        return _named(FLOAT8_FORMATS, quantizer.format) or _no_type(quantizer.format)
+    try:
+        name = getattr(quantizer.format, "name", None) or type(quantizer.format).__name__
+        what = f"the format {name}"
+    except NotImplementedError:
+        what = "a grid of its own"
+    return f"has {what} ({type(quantizer).__name__}), for which ONNX has no operator"
 
 
 def _integer_grid(quantizer: AffineQuantizerBase) -> OnnxGrid | str:
@@ -148,7 +165,7 @@ def _integer_grid(quantizer: AffineQuantizerBase) -> OnnxGrid | str:
 
 
 def _float_grid(quantizer: FloatQuantizeDequantize) -> OnnxGrid | str:
-    grid = _named(_FLOATS, quantizer.format)
+    grid = _named(FLOAT8_FORMATS, quantizer.format)
     if grid is not None:
         scale = quantizer.get_scale()
         assert scale is not None
@@ -162,21 +179,21 @@ def _float_grid(quantizer: FloatQuantizeDequantize) -> OnnxGrid | str:
         )
     if quantizer.is_scaled:
         return _no_type(quantizer.format)
-    name = next((name for name, format in _CASTS if format == quantizer.format), None)
+    name = next((name for name, format in _CASTS.items() if format == quantizer.format), None)
     if name is None:
         return _no_type(quantizer.format)
     return OnnxGrid(Arithmetic.CAST, name, limit=quantizer.format.max if quantizer.saturate else None)
 
 
-def _named(table: Sequence[tuple[str, FloatFormat]], format: FloatFormat) -> OnnxGrid | None:
-    name = next((name for name, known in table if known == format), None)
+def _named(table: Mapping[str, FloatFormat], format: FloatFormat) -> OnnxGrid | None:
+    name = next((name for name, known in table.items() if known == format), None)
     if name is None:
         return None
     return OnnxGrid(Arithmetic.FLOAT8, name, np.ones((), np.float32), np.zeros((), np.int64))
 
 
 def _no_type(format: FloatFormat) -> str:
-    known = ", ".join(known.label for _, known in (*_FLOATS[:2], *_CASTS))
+    known = ", ".join(known.label for known in (*list(FLOAT8_FORMATS.values())[:2], *_CASTS.values()))
     return f"has the float format {format.label} ({format.bits} bits), and QuantizeLinear and Cast know {known} only"
 
 
@@ -198,6 +215,24 @@ def unsigned(grid: OnnxGrid) -> OnnxGrid:
     return replace(grid, data_type=f"U{grid.data_type}", zero_point=grid.zero_point + step, codes=codes)
 
 
+def at_least_bytes(grid: OnnxGrid) -> OnnxGrid:
+    """The same grid in a type of 8 bits if it is one of 4, as part of that type.
+
+    For what is quantized at run time: ONNX Runtime (1.31) fails to load a graph where a Relu or Clip comes before
+    a QuantizeLinear of 4 bits.
+
+    Example:
+        >>> quantizer = QuantizeDequantize(shape=(), bitwidth=4, symmetric=False)
+        >>> quantizer.set_range(0.0, 1.5)
+        >>> wide = at_least_bytes(onnx_grid(quantizer))
+        >>> wide.data_type, wide.codes
+        ('UINT8', (0, 15))
+    """
+    if grid.arithmetic is not Arithmetic.INTEGER or not grid.data_type.endswith("4"):
+        return grid
+    return replace(grid, data_type=f"{grid.data_type[:-1]}8", codes=grid.codes or _INTEGERS[grid.data_type])
+
+
 def lay_out(grid: OnnxGrid, shape: Sequence[int | None]) -> ScaleLayout | str:
     """Lays a grid's scales over a tensor; or says in words why ONNX cannot.
 
@@ -209,9 +244,7 @@ def lay_out(grid: OnnxGrid, shape: Sequence[int | None]) -> ScaleLayout | str:
         shape: Of the tensor; None for dimensions known at run time only.
 
     Example:
-        >>> grid = OnnxGrid(
-        ...     Arithmetic.INTEGER, "INT4", np.ones((6, 2)), np.zeros((6, 2), np.int64), (1, 32)
-        ... )
+        >>> grid = OnnxGrid(Arithmetic.INTEGER, "INT4", np.ones((6, 2)), np.zeros((6, 2), np.int64), (1, 32))
         >>> layout = lay_out(grid, (6, 64))
         >>> layout.scale.shape, layout.axis, layout.block_size
         ((6, 2), 1, 32)
@@ -237,7 +270,7 @@ def lay_out(grid: OnnxGrid, shape: Sequence[int | None]) -> ScaleLayout | str:
         math.ceil(length / count) if sizes is None or sizes[axis] == -1 else sizes[axis]
         for axis, (length, count) in enumerate(zip(lengths, counts, strict=True))
     ]
-    cut = [axis for axis in several if 1 < extents[axis]]
+    cut = [axis for axis in several if extents[axis] > 1]
     axis = max(cut or several, key=lambda each: extents[each])
     for other, length in enumerate(lengths):
         if other != axis:

@@ -1,8 +1,8 @@
-"""Stand-ins for quantizers while a model is traced: one node each, written out as ONNX operators afterwards."""
+"""Stand-ins for quantizers while a model is traced: nodes that become ONNX operators afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -16,30 +16,40 @@ from quantsim.quantization.float import DynamicFloatQuantizeDequantize
 from quantsim.quantization.granularity import PerBlock, PerTensor
 from quantsim_kernels.reference.float_cast import dynamic_quantize_dequantize
 
-__all__ = ["DOMAIN", "KEY", "OPERATOR", "stand_ins"]
+__all__ = ["DOMAIN", "ENTER", "KEY", "LEAVE", "QUANTIZE_DEQUANTIZE", "stand_ins"]
 
 DOMAIN: Final = "quantsim"
-"""Domain of the stand-in operator; no exported file has it."""
+"""Domain of the stand-in operators; no exported file has it."""
 
-OPERATOR: Final = "QuantizeDequantize"
-"""Name of the stand-in operator."""
+QUANTIZE_DEQUANTIZE: Final = "QuantizeDequantize"
+"""Stands for a quantizer, or for the cast of one with a run-time scale."""
+
+ENTER: Final = "Enter"
+"""Where a tensor enters a quantizer that is written as the operations that it computes."""
+
+LEAVE: Final = "Leave"
+"""Where it leaves again; with `ENTER` it keeps the exporter from mixing the operations of several quantizers."""
 
 KEY: Final = "quantizer"
-"""Its attribute: number of the quantizer."""
+"""The operators' attribute: number of the quantizer."""
 
 
-def _stand_in(key: int, x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        return x
+def _node(operator: str, key: int, x: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{OPERATOR}", [x], attrs={KEY: key}, dtype=x.dtype, shape=x.shape, version=1
+        f"{DOMAIN}::{operator}", [x], attrs={KEY: key}, dtype=x.dtype, shape=x.shape, version=1
     )
 
 
-def _dynamic_stand_in(key: int, quantizer: DynamicFloatQuantizeDequantize, x: Tensor) -> Tensor:
+def _stand_in(key: int, x: Tensor) -> Tensor:
+    return _node(QUANTIZE_DEQUANTIZE, key, x) if x.is_floating_point() else x
+
+
+def _written_out(key: int, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return _node(LEAVE, key, compute(_node(ENTER, key, x))) if x.is_floating_point() else x
+
+
+def _dynamic_cast(key: int, quantizer: DynamicFloatQuantizeDequantize, x: Tensor) -> Tensor:
     """Plain operations for the scale, a stand-in for the cast."""
-    if not x.is_floating_point():
-        return x
 
     def run(rows: Tensor, block_size: int | None = None) -> Tensor:
         return dynamic_quantize_dequantize(rows, quantizer.format, block_size, cast=cast)
@@ -57,12 +67,15 @@ def _dynamic_stand_in(key: int, quantizer: DynamicFloatQuantizeDequantize, x: Te
 
 
 @contextmanager
-def stand_ins(model: nn.Module, keys: Mapping[QuantizerBase, int]) -> Iterator[None]:
-    """Inside, quantizers are traced as one node each, and quantized modules never take a kernel.
+def stand_ins(
+    model: nn.Module, keys: Mapping[QuantizerBase, int], written_out: Collection[QuantizerBase]
+) -> Iterator[None]:
+    """Inside, quantizers are traced as stand-ins, and quantized modules never take a kernel.
 
     Args:
         model: The simulated model.
-        keys: Number of each quantizer that is to be a stand-in; others are traced as what they compute.
+        keys: Number of each quantizer.
+        written_out: Those that are traced as what they compute.
     """
     replaced: list[nn.Module] = []
     try:
@@ -71,8 +84,10 @@ def stand_ins(model: nn.Module, keys: Mapping[QuantizerBase, int]) -> Iterator[N
             if isinstance(module, QuantizerBase):
                 if module not in keys:
                     continue
-                if isinstance(module, DynamicFloatQuantizeDequantize):
-                    forward = partial(_dynamic_stand_in, keys[module], module)
+                if module in written_out:
+                    forward = partial(_written_out, keys[module], module.map_to_grid)
+                elif isinstance(module, DynamicFloatQuantizeDequantize):
+                    forward = partial(_written_out, keys[module], partial(_dynamic_cast, keys[module], module))
                 else:
                     forward = partial(_stand_in, keys[module])
             elif (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantsim.sim.aimet_config import read_hardware_config
 from quantsim.sim.config import (
     ActivationPlacement,
     AnalyzerKind,
@@ -10,6 +11,7 @@ from quantsim.sim.config import (
     GranularityKind,
     IntegerSetting,
     MXSetting,
+    OperationSetting,
     PlacementRule,
     QuantizerSetting,
     SimulationConfig,
@@ -35,6 +37,7 @@ __all__ = [
     "LoadReport",
     "MXSetting",
     "ModulePattern",
+    "OperationSetting",
     "PlacementRule",
     "QuantizationSimModel",
     "QuantizerSetting",
@@ -47,4 +50,5 @@ __all__ = [
     "load_config",
     "preset",
     "preset_names",
+    "read_hardware_config",
 ]

@@ -14,6 +14,7 @@ from quantsim.sim.leaf import Leaf
 from quantsim.sim.module_kinds import channel_axis
 from quantsim.sim.placement import place_quantizers
 from quantsim.sim.quantizer_factory import activation_quantizer, parameter_quantizer
+from quantsim.sim.shared_grids import share_quantizers
 from quantsim.sim.slots import slot_name
 from quantsim.sim.summed_axes import summed_axis
 from quantsim_encodings.document import TensorReference, TensorRole
@@ -26,7 +27,8 @@ def make_quantizers(
 ) -> dict[TensorReference, QuantizerBase]:
     """A quantizer for every tensor that the config quantizes; nothing is put into modules yet.
 
-    A parameter that modules share gets one quantizer, as it has one set of codes on hardware.
+    A parameter that modules share gets one quantizer, as it has one set of codes on hardware; so do tensors that are
+    joined.
 
     Args:
         config: What is wanted.
@@ -41,7 +43,8 @@ def make_quantizers(
     by_path = {leaf.path: leaf for leaf in leaves}
     result: dict[TensorReference, QuantizerBase] = {}
     shared: dict[tuple[int, object], QuantizerBase] = {}
-    for tensor, setting in place_quantizers(config, leaves, modules, run).items():
+    placement = place_quantizers(config, leaves, modules, run)
+    for tensor, setting in placement.items():
         leaf = by_path[tensor.module]
         where = slot_name(tensor)
         axis = summed_axis(tensor, by_path, run)
@@ -58,7 +61,7 @@ def make_quantizers(
         if isinstance(values, nn.Parameter):  # not rows of one, which are new tensors each time
             shared[id(values), setting] = quantizer
         result[tensor] = quantizer
-    return result
+    return share_quantizers(result, placement.shared, placement)
 
 
 def _require_shapes(leaves: Sequence[Leaf]) -> None:

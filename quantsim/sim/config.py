@@ -15,10 +15,17 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from quantsim.errors import ConfigurationError
-from quantsim.sim.patterns import ModulePattern
+from quantsim.sim.patterns import ModulePattern, known_op
 from quantsim.sim.quantizer_settings import (
     AnalyzerKind,
     AnalyzerSetting,
@@ -39,6 +46,7 @@ __all__ = [
     "GranularityKind",
     "IntegerSetting",
     "MXSetting",
+    "OperationSetting",
     "PlacementRule",
     "QuantizerSetting",
     "SimulationConfig",
@@ -59,7 +67,44 @@ class ActivationPlacement(StrEnum):
     travels between modules is on a grid, as on a fixed-point accelerator."""
 
 
-class PlacementRule(Setting):
+class _Changes(Setting):
+    """Settings of which a field left out and None differ, as plain data too."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {field: value for field, value in handler(self).items() if field in self.model_fields_set}
+
+
+class OperationSetting(_Changes):
+    """Other settings for all modules and functional operations of one op, wherever a model has it.
+
+    A field left out changes nothing. Unlike a rule it may match nothing, so that a config can describe a target, not a
+    model. It comes before fused groups and rules, which win.
+
+    Example:
+        >>> config = SimulationConfig.parse({"operations": {"mul": {"outputs": None}}})
+        >>> list(config.operations)
+        ['multiply']
+    """
+
+    weights: QuantizerSetting | None = None
+    """For the weights, embedding tables and norms included."""
+    inputs: QuantizerSetting | None = None
+    """For every floating-point input, wherever it comes from."""
+    outputs: QuantizerSetting | None = None
+    """For every output. None: neither the output is rounded, nor the same value where it is read: it keeps the grid of
+    what came in."""
+    params: dict[str, QuantizerSetting | None] = Field(default={})
+    """By parameter name, such as ``bias``; wins over ``weights``. Parameters that a module does not have are fine."""
+
+    @model_validator(mode="after")
+    def _parameters_are_static(self) -> Self:
+        for where, setting in (("weights", self.weights), *self.params.items()):
+            check_parameter_setting(where, setting)
+        return self
+
+
+class PlacementRule(_Changes):
     """Other settings for the modules that match; a field left out changes nothing, ``None`` takes the quantizer away.
 
     Later rules win over earlier ones. A module below a matching module matches too.
@@ -117,6 +162,26 @@ class SimulationConfig(Setting):
     functional_operations: bool = True
     """Whether torch functions that a module calls in its own forward (``matmul``, ``+``, attention) can have
     quantizers; they are found by running the example inputs."""
+    fused_groups: tuple[tuple[str, ...], ...] | None = None
+    """Sequences of ops that the target computes in one go, so that only the last one's output is rounded; for
+    ``activation_placement: outputs``. None: a convolution or linear layer, or a sum, with the ``relu``, ``relu6`` or
+    ``hardtanh`` that alone reads it. A norm that can be folded into the weights before it never counts."""
+    fuse_depthwise: bool = True
+    """Whether depthwise and three-dimensional convolutions begin fused groups."""
+    shared_grids: bool = True
+    """Whether what ``cat`` and ``stack`` join is rounded onto one grid, so that the result needs no rounding; for
+    ``activation_placement: outputs``."""
+    quantize_inputs: bool = True
+    """Whether inputs that no quantized output feeds get quantizers; for ``activation_placement: outputs``."""
+    quantize_model_outputs: bool = False
+    """Whether the model's outputs are rounded even where ``operations`` leave them alone."""
+    kv_cache: QuantizerSetting | None = None
+    """For the keys and values that attention reads, and that a cache of them holds. One scale a tensor, or blocks."""
+    second_factors: QuantizerSetting | None = None
+    """For the second factor of a product of two activations (``matmul``), wherever that tensor is rounded: a matrix
+    engine may want it symmetric, as a weight."""
+    operations: dict[str, OperationSetting] = Field(default={})
+    """By op, what differs from the above: ``{"softmax": {"outputs": {"kind": "int", "fixed_range": [0, 1]}}}``."""
     rules: tuple[PlacementRule, ...] = ()
     exclude: tuple[ModulePattern, ...] = ()
     """Modules, and all below them, that get no quantizer at all."""
@@ -129,8 +194,9 @@ class SimulationConfig(Setting):
             >>> [load_config(name).needs_data for name in ("w8a8", "w8a8_dynamic", "fp16", "mxfp4")]
             [True, False, False, False]
         """
-        settings = [self.activations]
-        settings += [setting for rule in self.rules for setting in (rule.inputs, rule.outputs)]
+        settings = [self.activations, self.kv_cache, self.second_factors]
+        changes = (*self.rules, *self.operations.values())
+        settings += [setting for change in changes for setting in (change.inputs, change.outputs)]
         return any(setting is not None and setting.needs_data for setting in settings)
 
     @field_validator("exclude", mode="before")
@@ -140,6 +206,27 @@ class SimulationConfig(Setting):
             value = (value,)
         if isinstance(value, (list, tuple)):
             return tuple({"name": item} if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("operations", mode="before")
+    @classmethod
+    def _canonical_operations(cls, value: object) -> object:
+        return {known_op(str(op)): setting for op, setting in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("fused_groups")
+    @classmethod
+    def _canonical_groups(cls, value: tuple[tuple[str, ...], ...] | None) -> tuple[tuple[str, ...], ...] | None:
+        if value is None:
+            return None
+        if any(len(group) < 2 for group in value):
+            raise ValueError("a fused group of fewer than two ops fuses nothing")
+        return tuple(tuple(known_op(op) for op in group) for group in value)
+
+    @field_validator("kv_cache", "second_factors")
+    @classmethod
+    def _second_factors_are_no_rows(cls, value: QuantizerSetting | None) -> QuantizerSetting | None:
+        if getattr(value, "granularity", None) is GranularityKind.TOKEN:
+            raise ValueError("granularity 'token': products sum over the rows; use 'tensor', or blocks (kind 'mx')")
         return value
 
     @model_validator(mode="after")
@@ -153,12 +240,17 @@ class SimulationConfig(Setting):
         """Validate plain data.
 
         Args:
-            values: As read from JSON or YAML.
+            values: As read from JSON or YAML. A hardware config of AIMET is read as one, for 8-bit weights and
+                activations; for other widths see `quantsim.sim.aimet_config.read_hardware_config`.
             source: What errors call the data, such as its path.
 
         Raises:
             ConfigurationError: Naming every wrong field, what was got, and what was expected.
         """
+        from quantsim.sim.aimet_config import is_hardware_config, read_hardware_config
+
+        if is_hardware_config(values):
+            return read_hardware_config(values, source=source)
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -78,20 +78,20 @@ class LoadPlan:
             place_quantizer(modules[tensor.module], tensor, quantizer)
 
 
-def place_quantizer(module: BaseQuantizationMixin, tensor: TensorReference, quantizer: QuantizerBase) -> None:
+def place_quantizer(module: BaseQuantizationMixin, tensor: TensorReference, quantizer: QuantizerBase | None) -> None:
     """Puts a quantizer where a reference says.
 
     Args:
         module: The module that the reference names.
         tensor: Which of its tensors.
-        quantizer: Replaces the one that is there.
+        quantizer: Replaces the one that is there; None takes that away.
     """
     if tensor.role is TensorRole.PARAM:
-        module.param_quantizers[tensor.key] = quantizer
+        module.param_quantizers[tensor.key] = quantizer  # pyright: ignore[reportArgumentType] (entries may be None)
     elif tensor.role is TensorRole.INPUT:
-        module.input_quantizers[int(tensor.key)] = quantizer
+        module.input_quantizers[int(tensor.key)] = quantizer  # pyright: ignore[reportArgumentType]
     else:
-        module.output_quantizers[int(tensor.key)] = quantizer
+        module.output_quantizers[int(tensor.key)] = quantizer  # pyright: ignore[reportArgumentType]
 
 
 def model_fingerprint(model: nn.Module) -> str:

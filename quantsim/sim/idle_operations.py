@@ -11,7 +11,7 @@ from torch import nn
 from quantsim.nn import BaseQuantizationMixin
 from quantsim.sim.example_run import ModuleCall, UnquantizedOperation
 from quantsim.sim.functional_routing import HOLDER
-from quantsim.sim.operations import GEMM_OPERATIONS
+from quantsim.sim.operations import GEMM_OPERATIONS, JOINING_OPERATIONS
 
 __all__ = ["IdleOperations", "find_idle_operations"]
 
@@ -55,6 +55,8 @@ def find_idle_operations(
             function = module._spec.op  # pyright: ignore[reportAttributeAccessIssue]
         elif in_use:
             continue  # its parts are reported
+        if function in JOINING_OPERATIONS:
+            continue  # moves values, and computes nothing
         seen = calls.get(path) or _of_part(calls, path)
         counts[owner.removeprefix("."), function] += 1 if seen is None else seen.calls
     operations = tuple(

@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["COPYING_OPERATIONS", "GEMM_OPERATIONS", "IGNORED_OPERATIONS", "OPERATION_NAMES"]
+from torch import nn
+
+from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
+
+__all__ = [
+    "COPYING_OPERATIONS",
+    "GEMM_OPERATIONS",
+    "IGNORED_OPERATIONS",
+    "JOINING_OPERATIONS",
+    "OPERATION_FAMILIES",
+    "OPERATION_NAMES",
+    "canonical_op",
+    "known_ops",
+    "op_of_module",
+]
 
 GEMM_OPERATIONS: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -31,6 +45,9 @@ COPYING_OPERATIONS: Final[frozenset[str]] = frozenset(
     pixel_unshuffle channel_shuffle masked_select detach alias _reshape_alias ravel t mT mH adjoint diagonal""".split()
 )
 """Functions whose result holds only values of their first tensor: they keep its grid."""
+
+JOINING_OPERATIONS: Final[frozenset[str]] = frozenset({"cat", "stack"})
+"""Functions whose result holds the values of several tensors: it has their grid if they share one."""
 
 IGNORED_OPERATIONS: Final[frozenset[str]] = frozenset(
     """__get__ __set__ size dim numel shape to type float half bfloat16 double cpu cuda type_as new_zeros new_ones
@@ -73,3 +90,62 @@ OPERATION_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """One name for an operation that torch knows by several."""
+
+_SAME_OP: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sub": "subtract",
+        "mul": "multiply",
+        "div": "divide",
+        "clip": "clamp",
+        "decomposed_attention": "scaled_dot_product_attention",
+    }
+)
+"""Names of ops in the table of quantized modules that mean the same."""
+
+OPERATION_FAMILIES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "conv": frozenset({"conv1d", "conv2d", "conv3d"}),
+        "conv_transpose": frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}),
+        "avg_pool": frozenset(f"{kind}avg_pool{dims}d" for kind in ("", "adaptive_") for dims in (1, 2, 3)),
+        "max_pool": frozenset(f"{kind}max_pool{dims}d" for kind in ("", "adaptive_") for dims in (1, 2, 3)),
+    }
+)
+"""One name for ops that differ in the number of dimensions."""
+
+
+def canonical_op(name: str) -> str:
+    """The one name of an op that torch, or the table of quantized modules, knows by several.
+
+    Example:
+        >>> (
+        ...     canonical_op("__matmul__"),
+        ...     canonical_op("mul"),
+        ...     canonical_op("true_divide"),
+        ...     canonical_op("softmax"),
+        ... )
+        ('matmul', 'multiply', 'divide', 'softmax')
+    """
+    name = OPERATION_NAMES.get(name, name).rstrip("_")
+    return _SAME_OP.get(name, name)
+
+
+def op_of_module(module: nn.Module) -> str | None:
+    """The op of a module, float or quantized; None if its class is not in the table of quantized modules.
+
+    Example:
+        >>> op_of_module(nn.Conv2d(1, 1, 1)), op_of_module(nn.Module())
+        ('conv2d', None)
+    """
+    float_class = getattr(type(module), "_wrapped_class", None) or type(module)
+    for base in float_class.__mro__:
+        quantized = base if issubclass(base, BaseQuantizationMixin) else QuantizationMixin.cls_to_qcls.get(base)
+        spec = getattr(quantized, "_spec", None)
+        if spec is not None:
+            return canonical_op(spec.op)
+    return None
+
+
+def known_ops() -> frozenset[str]:
+    """Ops that a pattern may name: those of the table of quantized modules, and families of them."""
+    specs = (getattr(quantized, "_spec", None) for quantized in QuantizationMixin.cls_to_qcls.values())
+    return frozenset(canonical_op(spec.op) for spec in specs if spec is not None) | frozenset(OPERATION_FAMILIES)

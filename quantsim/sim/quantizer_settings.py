@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -150,6 +151,24 @@ class IntegerSetting(_QuantizerSetting):
     """True: signed grid around zero. False: unsigned grid with a zero point."""
     decompressed_bits: int | None = Field(default=None, ge=3, le=32)
     """LPBQ: block scales are integer multiples, of this many bits less ``bits``, of one scale a channel."""
+    fixed_range: tuple[float, float] | None = None
+    """Smallest and largest value, known beforehand: (0, 1) of a softmax, say. Nothing is calibrated then."""
+
+    @property
+    @override
+    def needs_data(self) -> bool:
+        return not self.dynamic and self.fixed_range is None
+
+    @model_validator(mode="after")
+    def _fixed_range_is_one(self) -> Self:
+        if self.fixed_range is None:
+            return self
+        low, high = self.fixed_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"fixed_range={self.fixed_range}: expected two finite numbers, the lower one first")
+        if self.granularity is not GranularityKind.TENSOR or self.analyzer != AnalyzerSetting():
+            raise ValueError("fixed_range is for a whole tensor, and nothing is observed: remove granularity, analyzer")
+        return self
 
     @model_validator(mode="after")
     def _lpbq_is_complete(self) -> Self:
@@ -163,7 +182,10 @@ class IntegerSetting(_QuantizerSetting):
     @property
     def label(self) -> str:
         """Short words for tables."""
-        return f"int{self.bits} {'symmetric' if self.symmetric else 'asymmetric'}, {_granularity_label(self)}"
+        words = f"int{self.bits} {'symmetric' if self.symmetric else 'asymmetric'}, {_granularity_label(self)}"
+        return (
+            words if self.fixed_range is None else f"{words}, from {self.fixed_range[0]:g} to {self.fixed_range[1]:g}"
+        )
 
 
 class _RoundedSetting(Setting):

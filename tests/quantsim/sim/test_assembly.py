@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.base import QuantizerBase
@@ -61,3 +63,43 @@ def test_a_lazy_module_must_have_run() -> None:
     # The run on example inputs counts.
     sim = QuantizationSimModel(nn.Sequential(nn.LazyLinear(3)), torch.zeros(1, 5))
     assert tuple(sim.module("0").param_quantizers["weight"].shape) == (3, 1)
+
+
+class Join(nn.Module):
+    """Two branches that are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.gate = nn.Linear(4, 4), nn.Linear(4, 4), nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(torch.cat([self.a(x), 9 * self.b(x)], -1))
+
+
+def test_what_is_joined_has_one_quantizer_calibrated_over_all() -> None:
+    int8 = {"kind": "int", "bits": 8, "symmetric": False}
+    known = {"sigmoid": {"outputs": {**int8, "fixed_range": [0, 1]}}}
+    config = {"weights": int8, "activations": int8, "activation_placement": "outputs", "operations": known}
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    sim = QuantizationSimModel(Join(), x, config=config)
+    shared = sim.module("a").output_quantizers[0]
+    assert shared is sim.module("functional_operations.mul_0").output_quantizers[0]
+    sim.compute_encodings([x])
+    a, b = sim.model.a(x), sim.model.b(x)
+    assert shared.max.item() > 9 * b.max().item() * 0.99 > a.max().item() * 1.5
+    assert "cat" not in {operation.operation for operation in sim.coverage.operations}
+    fixed = sim.module("gate").output_quantizers[0]
+    assert (fixed.min.item(), fixed.max.item(), fixed.is_frozen) == (0.0, 1.0, True)
+
+    expected = sim(x)
+    again = copy.deepcopy(sim.model)
+    assert torch.equal(again(x), expected)
+    assert again.a.output_quantizers[0] is again.functional_operations.mul_0.output_quantizers[0]
+    assert torch.equal(torch.compile(sim.model, backend="eager", fullgraph=True)(x), expected)
+    other = QuantizationSimModel(Join(), x, config=config)
+    other.load_state_dict(sim.state_dict())
+    assert torch.equal(other(x), expected)
+    loaded = QuantizationSimModel(Join(), x, config=config)
+    loaded.model.load_state_dict(sim.state_dict())
+    loaded.load_encodings(sim.encodings())
+    assert torch.equal(loaded(x), expected)

@@ -162,3 +162,30 @@ def test_configs_cannot_be_changed() -> None:
 )
 def test_labels(setting: IntegerSetting | FloatSetting, label: str) -> None:
     assert setting.label == label
+
+
+def test_a_rule_without_a_field_is_not_one_that_takes_it_away() -> None:
+    values = {
+        "rules": [{"match": {"op": "conv"}, "weights": None}],
+        "operations": {"mul": {"outputs": None}, "softmax": {"inputs": {"kind": "int", "bits": 4}}},
+    }
+    config = SimulationConfig.parse(values)
+    again = SimulationConfig.parse(json.loads(config.model_dump_json()))
+    assert again == config
+    assert [change.model_fields_set for change in again.operations.values()] == [{"outputs"}, {"inputs"}]
+    assert again.rules[0].model_fields_set == {"match", "weights"}
+
+
+def test_operations_are_known_ops_by_their_one_name() -> None:
+    assert list(SimulationConfig.parse({"operations": {"__add__": {"outputs": None}}}).operations) == ["add"]
+    with pytest.raises(ConfigurationError, match=r"operations.*unknown op 'concatt'"):
+        SimulationConfig.parse({"operations": {"concatt": {"outputs": None}}})
+    with pytest.raises(ConfigurationError, match="parameter cannot have run-time scales"):
+        token = {"kind": "int", "granularity": "token", "dynamic": True}
+        SimulationConfig.parse({"operations": {"linear": {"params": {"bias": token}}}})
+
+
+def test_a_cache_needs_data_and_a_known_range_none() -> None:
+    assert SimulationConfig.parse({"kv_cache": {"kind": "int"}}).needs_data
+    fixed = {"kind": "int", "fixed_range": [0, 1]}
+    assert not SimulationConfig.parse({"operations": {"softmax": {"outputs": fixed}}}).needs_data

@@ -1,9 +1,22 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.nn import functional
 
-from quantsim.sim.operations import COPYING_OPERATIONS, GEMM_OPERATIONS, IGNORED_OPERATIONS, OPERATION_NAMES
+from quantsim.nn import QuantizationMixin
+from quantsim.nn.quantized_operations import OPERATIONS, make_operation
+from quantsim.sim.operations import (
+    COPYING_OPERATIONS,
+    GEMM_OPERATIONS,
+    IGNORED_OPERATIONS,
+    JOINING_OPERATIONS,
+    OPERATION_FAMILIES,
+    OPERATION_NAMES,
+    canonical_op,
+    known_ops,
+    op_of_module,
+)
 
 
 def test_a_function_is_of_one_sort() -> None:
@@ -28,3 +41,24 @@ def test_copying_operations_give_only_values_of_their_input() -> None:
     for result in (x.reshape(-1), x.transpose(0, 1), x.flip(0), x.roll(1, 0), functional.max_pool2d(x, 2), x.ravel()):
         assert set(result.flatten().tolist()) <= set(x.flatten().tolist())
     assert {"reshape", "transpose", "flip", "roll", "max_pool2d", "ravel"} <= COPYING_OPERATIONS
+
+
+def test_every_function_is_known_by_the_name_it_is_called_by() -> None:
+    for op in OPERATIONS:
+        assert op_of_module(make_operation(op, 2)) == canonical_op(op) in known_ops()
+
+
+def test_a_module_and_its_quantized_form_have_one_op() -> None:
+    class Own(nn.Linear):
+        """A class of the user's own."""
+
+    for module in (nn.Linear(1, 1), Own(1, 1), QuantizationMixin.from_module(nn.Linear(1, 1))):
+        assert op_of_module(module) == "linear"
+    assert op_of_module(nn.Sequential()) is None
+
+
+def test_families_hold_ops_and_are_none_themselves() -> None:
+    members = frozenset().union(*OPERATION_FAMILIES.values())
+    assert members <= known_ops()
+    assert not members & OPERATION_FAMILIES.keys()
+    assert known_ops() >= JOINING_OPERATIONS

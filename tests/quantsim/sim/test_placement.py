@@ -94,8 +94,8 @@ def test_shared_inputs_each_have_a_quantizer_but_quantized_outputs_feed_all() ->
         "norm.input[0]",
         "norm.output[0]",
         "k.output[0]",
-        "functional_operations.add_0.output[0]",
         "functional_operations.relu_0.output[0]",
+        "functional_operations.add_0.output[0]",
     ]
 
 

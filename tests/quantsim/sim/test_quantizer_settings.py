@@ -108,3 +108,16 @@ def test_settings_that_fit_parameters() -> None:
         check_parameter_setting("weights", FloatSetting(granularity="token", dynamic=True))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no tokens"):
         check_parameter_setting("weights", IntegerSetting(analyzer="token_mse"))  # type: ignore[arg-type]
+
+
+def test_a_range_that_is_known() -> None:
+    setting = IntegerSetting(bits=8, symmetric=False, fixed_range=(0, 1))
+    assert setting.label == "int8 asymmetric, tensor, from 0 to 1"
+    assert not setting.needs_data
+    for wrong in ({"fixed_range": (1, 0)}, {"fixed_range": (0, float("inf"))}, {"fixed_range": (0, float("nan"))}):
+        with pytest.raises(ValidationError, match="two finite numbers"):
+            IntegerSetting(**wrong)
+    with pytest.raises(ValidationError, match="for a whole tensor"):
+        IntegerSetting(fixed_range=(0, 1), granularity="channel")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="nothing is observed"):
+        IntegerSetting(fixed_range=(0, 1), analyzer="mse")  # type: ignore[arg-type]

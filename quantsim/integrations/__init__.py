@@ -1,0 +1,1 @@
+"""Works with other programs; one module for each."""
