@@ -31,7 +31,10 @@ class QuantizeFunction(Function):
         ctx.clipped = clipped
         if clipped:
             ctx.save_for_backward(x, range)
-        return function(x, range)
+        y = function(x, range)
+        if y is x:
+            ctx.mark_dirty(x)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from functools import lru_cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from quantsim_kernels.random_seeds import next_seed, seed_tensor
 from quantsim_kernels.reference import optical as reference
 from quantsim_kernels.registry import Backend, Scheme, registry
 from quantsim_kernels.torch import optical as fast
+from quantsim_kernels.triton import availability
 
 __all__ = [
     "OpticalGradient",
@@ -61,7 +62,8 @@ def _check(levels: int, lut: float | None, noise: Any, photons: float | None, st
         raise ValueError(f"ste: got {ste!r}, expected 'identity' or 'clipped'") from None
 
 
-_check_once = lru_cache(maxsize=256, typed=True)(_check)
+_checked: dict[tuple[Any, ...], tuple[OpticalNoise, OpticalGradient]] = {}
+"""Settings that were found possible. (`functools.lru_cache` would warn where a compiler traces it.)"""
 
 
 def checked_settings(
@@ -69,13 +71,20 @@ def checked_settings(
 ) -> tuple[OpticalNoise, OpticalGradient]:
     """Noise and gradient as enums; raises where a setting is impossible."""
     if torch.compiler.is_compiling():
-        return _compiled_check(noise, ste)
-    return _check_once(levels, lut, noise, photons, ste)
+        # The names alone: a compiler cannot trace the rest.
+        return OpticalNoise.parse(noise), OpticalGradient(ste)
+    # 1, 1.0 and True are one key, but not one setting.
+    key = (type(levels), levels, type(lut), lut, type(noise), noise, type(photons), photons, ste)
+    try:
+        return _checked[key]
+    except (KeyError, TypeError):
+        parsed = _check(levels, lut, noise, photons, ste)
+    if len(_checked) < _MOST_CHECKED:
+        _checked[key] = parsed
+    return parsed
 
 
-def _compiled_check(noise: Any, ste: Any) -> tuple[OpticalNoise, OpticalGradient]:
-    """The names alone: a compiler cannot trace the rest."""
-    return OpticalNoise.parse(noise), OpticalGradient(ste)
+_MOST_CHECKED: Final = 256
 
 
 def check_operand(where: str, tensor: Any, dims: int = 0) -> None:
@@ -131,6 +140,7 @@ def optical_quantize(
     seed: int | Tensor | None = None,
     photons: float | None = None,
     ste: OpticalGradient | str = OpticalGradient.IDENTITY,
+    owned: bool = False,
 ) -> Tensor:
     """``x`` on ``levels`` evenly spaced levels from ``lo`` to ``hi``, both included.
 
@@ -146,6 +156,7 @@ def optical_quantize(
             from quantsim's own stream. Every element has noise of its own.
         photons: photons of a value as large as the larger end of the range; for shot noise.
         ste: gradient: all of it, or zero outside the range. Ranges have none.
+        owned: whether ``x`` may be overwritten, as nobody else holds it and no gradient needs it.
 
     Returns:
         Level values in the shape and dtype of ``x``.
@@ -164,10 +175,13 @@ def optical_quantize(
     check_operand("optical_quantize(x)", x)
     _check_range("optical_quantize(range)", range)
     settings = _settings(levels, lut, parsed, seed, photons, x.device)
-    function = partial(_kernel(QUANTIZE, reference.quantize, x, range, **settings), **settings)
+    kernel = _kernel(QUANTIZE, reference.quantize, x, range, **settings)
+    clipped = gradient is OpticalGradient.CLIPPED
+    if owned and kernel is fast.quantize and not (clipped or (x.is_leaf and x.requires_grad)):
+        settings["owned"] = True
+    function = partial(kernel, **settings)
     if not _needs_grad(x):
         return function(x, range.detach())
-    clipped = gradient is OpticalGradient.CLIPPED
     return QuantizeFunction.apply(x, range.detach(), function, clipped)  # type: ignore[no-any-return]
 
 
@@ -186,6 +200,7 @@ def optical_linear(
     photons: float | None = None,
     error_map: Tensor | None = None,
     ste: OpticalGradient | str = OpticalGradient.IDENTITY,
+    weight_codes: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``Q_noise(Q(x) Q(W; lut)^T) + bias`` and the range of the product before it is clipped and biased.
 
@@ -203,6 +218,9 @@ def optical_linear(
         photons: photons for each multiply-accumulate: a product at full scale has ``K`` times as many.
         error_map: static error of each weight: a factor in the shape of ``weight`` or one that broadcasts to it.
         ste: see :func:`optical_quantize`.
+        weight_codes: where kernels keep what they made of the weight, each under its own name, and find it in the next
+            call: for those that know that weight, ``weight_range``, ``levels``, ``lut`` and ``error_map`` are the same
+            in all calls with this dictionary. ``None``: nothing is kept.
 
     Returns:
         The result, shape ``(..., N)``, in the dtype of ``x`` (float32 if ``output_range`` is ``None``), and smallest
@@ -243,13 +261,16 @@ def optical_linear(
     if needs_grad and clipped and output_range is not None:
         # Where the product is clipped only the product itself tells; it is not kept by the fused form.
         product, extremes = optical_linear(
-            x, weight, None, x_range, weight_range, None, levels=levels, lut=lut, error_map=error_map, ste=ste
-        )
+            x, weight, None, x_range, weight_range, None, levels=levels, lut=lut, error_map=error_map, ste=ste,
+            weight_codes=weight_codes,
+        )  # fmt: skip
         y = optical_quantize(
             product, output_range, levels, noise=parsed, seed=seed, photons=_total(photons, x), ste=gradient
         )
         return (y if bias is None else y + bias.to(torch.float32)).to(x.dtype), extremes
     settings = _settings(levels, lut, parsed, seed, photons, x.device) | {"error_map": error_map}
+    if weight_codes is not None:
+        settings["weight_codes"] = weight_codes
     operands = (x, weight, bias, *_constants(x_range, weight_range, output_range))
     function = partial(_kernel(LINEAR, reference.linear, *operands, **settings), **settings)
     if not needs_grad:
@@ -272,6 +293,7 @@ def optical_accumulate(
     *,
     error_map: Tensor | None = None,
     ste: OpticalGradient | str = OpticalGradient.IDENTITY,
+    weight_codes: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`optical_linear` without quantized output: for those that update its range from this very product.
 
@@ -288,7 +310,7 @@ def optical_accumulate(
     """
     return optical_linear(
         x, weight, None, x_range, weight_range, None, levels=levels, lut=lut, noise=OpticalNoise.NONE,
-        error_map=error_map, ste=ste,
+        error_map=error_map, ste=ste, weight_codes=weight_codes,
     )  # fmt: skip
 
 
@@ -379,3 +401,29 @@ registry.register(op=MATMUL, scheme=Scheme.OPTICAL, backend=Backend.REFERENCE)(r
 registry.register(op=MATMUL, scheme=Scheme.OPTICAL, backend=Backend.TORCH, predicate=fast.objection, priority=10)(
     fast.matmul
 )
+
+
+def _triton(name: str) -> Any:
+    """The Triton kernel of this name, which is imported when it is first called."""
+
+    def run(*operands: Any, **arguments: Any) -> Any:
+        from quantsim_kernels.triton import optical as triton_optical
+
+        return getattr(triton_optical, name)(*operands, **arguments)
+
+    return run
+
+
+for _op, _name, _text in (
+    (QUANTIZE, "quantize", "Levels and noise in one kernel."),
+    (LINEAR, "linear", "Codes once, one product, and all that follows in its epilogue."),
+    (MATMUL, "matmul", "Codes once, one product, and all that follows in its epilogue."),
+):
+    registry.register(
+        op=_op,
+        scheme=Scheme.OPTICAL,
+        backend=Backend.TRITON,
+        predicate=availability.optical_objection,
+        priority=20,
+        description=_text,
+    )(_triton(_name))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from quantsim.cli import encodings, kernels, simulate, transform
+from quantsim.cli import encodings, glue, kernels, llm, simulate, transform
 from quantsim.cli.outcome import ExitCode, describe, exit_code_of, first_line, show_help_without_command
 
 __all__ = ["app", "main"]
@@ -25,7 +25,9 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("transform")(transform.transform)
 app.add_typer(encodings.app, name="encodings")
+app.add_typer(glue.app, name="glue")
 app.add_typer(kernels.app, name="kernels")
+app.add_typer(llm.app, name="llm")
 
 
 @dataclass

@@ -31,7 +31,7 @@ class CheckpointManifest(BaseModel):
         >>> sim = QuantizationSimModel(torch.nn.Linear(2, 2), torch.zeros(1, 2), config="w8a8")
         >>> manifest = CheckpointManifest.of(sim)
         >>> manifest.model_class, manifest.places
-        ('Linear', ("param_quantizers['weight']", 'input_quantizers[0]'))
+        ('Linear', ('input_quantizers[0]', "param_quantizers['weight']"))
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -5,21 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
 from quantsim.errors import QuantsimError
 from quantsim.nn import QuantizationMixin
 from quantsim.nn.containers import empty_list
-from quantsim.optical.sdpa import (
-    LevelSource,
-    attention_probabilities,
-    float_attention,
-    optical_attention_steps,
-    repeat_heads,
-    scale_of,
-)
+from quantsim.optical.sdpa import LevelSource, float_attention, given_products, optical_attention_steps
 from quantsim.optical.settings import AttentionRange, OpticalSettings
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.optical import OpticalQuantizeDequantize
@@ -220,15 +212,34 @@ class OpticalAttentionCore(QuantizationMixin, ScaledDotProductAttention):
         enable_gqa: bool,
     ) -> tuple[Tensor, Tensor]:
         """The same law from one quantizer after the other, whichever they are; ``None`` leaves a tensor as it is."""
-        where = self.module_path or type(self).__name__
-        factor = scale_of(query, scale)
-        key, value = repeat_heads(query, key, value, enable_gqa, where)
-        product = torch.matmul(self._quantized("query", query), self._quantized("key", key).transpose(-2, -1))
-        scores = self._quantized("qk", product)
-        probabilities = attention_probabilities(scores, attn_mask, is_causal, factor, where)
-        probabilities = F.dropout(probabilities, dropout_p) if dropout_p else probabilities
-        output = torch.matmul(self._quantized("attn", probabilities), self._quantized("value", value))
-        return self._quantized("av", output), probabilities
+
+        def scores_of(a: Tensor, b: Tensor, row_range: Tensor | None) -> Tensor:
+            product = torch.matmul(self._quantized("query", a), self._quantized("key", b))
+            return self._quantized("qk", product)
+
+        def output_of(a: Tensor, b: Tensor, row_range: Tensor | None) -> Tensor:
+            weights = a.to(value.dtype)
+            if row_range is None:
+                weights = self._quantized("attn", weights)
+            else:  # a grid from 0 to the row's maximum is the grid from 0 to 1 for the row divided by it
+                largest = torch.where(row_range[1] > 0.0, row_range[1], 1.0).to(weights.dtype)
+                weights = self._quantized("attn", weights / largest) * largest
+            return self._quantized("av", torch.matmul(weights, self._quantized("value", b)))
+
+        return given_products(
+            query,
+            key,
+            value,
+            scores_of,
+            output_of,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale,
+            enable_gqa,
+            self.settings.attn_range is AttentionRange.ROW,
+            self.module_path or type(self).__name__,
+        )
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:
         quantizer: QuantizerBase | None = self._quantizer(name)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from quantsim.errors import ConfigurationError, QuantsimError
 from quantsim.nn import BaseQuantizationMixin, DispatchReport, DispatchSource, QuantizationMixin, QuantizedLinear
+from quantsim.optical._weight_codes import WeightCodes
 from quantsim.optical.settings import OpticalSettings
 from quantsim.quantization.optical import DEFAULT_LUT, OpticalQuantizeDequantize
 from quantsim_encodings.formats import OpticalNoise
@@ -151,6 +152,7 @@ class OtLinear(QuantizedLinear):
 
     def _make_optical(self, settings: OpticalSettings) -> None:
         self.settings, self.q_bypass, self.error_map = settings, settings.q_bypass, None
+        self._weight_codes = WeightCodes()
         common: dict[str, Any] = {
             "levels": settings.q_levels,
             "quantiles": settings.q_quantiles,
@@ -185,6 +187,7 @@ class OtLinear(QuantizedLinear):
         Raises:
             ConfigurationError: If the shape does not fit, or a factor is not finite.
         """
+        self._weight_codes = WeightCodes()
         if error_map is None:
             self._buffers.pop("error_map", None)
             self.error_map = None
@@ -249,13 +252,18 @@ class OtLinear(QuantizedLinear):
         }
         input_range = self._range("input_quantizers[0]", inputs, input)
         weight_range = self._weight_range(weights)
+        if kernel is optical_linear:
+            settings["weight_codes"] = self._weight_codes.of(
+                self.weight, weight_range, weights.levels, weights.lut, self.error_map
+            )
         if outputs.follows_data:
             # The range has to know the accumulator before it can be quantized.
             accumulator, extremes = kernel(
                 input, self.weight, None, input_range, weight_range, None, noise=OpticalNoise.NONE, **settings
             )
             output_range = self._range("output_quantizers[0]", outputs, accumulator, extremes)
-            return self._with_bias(outputs.quantize_in(accumulator, output_range), input)
+            owned = kernel is optical_linear  # what another kernel returns may be its own
+            return self._with_bias(outputs.quantize_in(accumulator, output_range, owned=owned), input)
         output_range = self._range("output_quantizers[0]", outputs, input)
         noise = outputs.current_noise()
         result, _ = kernel(
@@ -326,7 +334,7 @@ class OtLinear(QuantizedLinear):
     @override
     def get_original_module(self) -> nn.Module:
         original = super().get_original_module()
-        for name in ("settings", "q_bypass", "error_map"):
+        for name in ("settings", "q_bypass", "error_map", "_weight_codes"):
             original.__dict__.pop(name, None)
         original._buffers.pop("error_map", None)
         return original
@@ -349,7 +357,9 @@ class OtLinear(QuantizedLinear):
         if type(self)._default_kernel is not None:
             reason = "set_default_kernel() was called on the class"
             return report(DispatchSource.CLASS, reason, kernel=type(self)._default_kernel)
-        candidates = registry.explain(OP, Scheme.OPTICAL)
+        inputs, weights, outputs = self._quantizers()
+        ranges = inputs.range, weights.range, outputs.range
+        candidates = registry.explain(OP, Scheme.OPTICAL, self.weight, self.weight, self.bias, *ranges)
         return report(
             DispatchSource.REGISTRY,
             "the quantizers are those of one optical engine",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -11,15 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantsim.errors import ConfigurationError, NotCalibratedError, ShapeError
+from quantsim.errors import ConfigurationError, NotCalibratedError, QuantsimError, ShapeError
 from quantsim.optical.settings import AttentionRange
 from quantsim.quantization.optical import DEFAULT_LUT, batch_range
 from quantsim.quantization.optical.analyzer import smoothed
 from quantsim_encodings.formats import OpticalNoise
 from quantsim_kernels.optical import OpticalGradient, optical_matmul, optical_quantize
+from quantsim_kernels.optical_attention import Product, attention_steps, attention_weights, optical_attention
 from quantsim_kernels.random_seeds import SEED_STEP, seed_tensor
 
-__all__ = ["attention_probabilities", "float_attention", "optical_product", "optical_transformer_SDPA"]
+__all__ = ["attention_probabilities", "float_attention", "optical_transformer_SDPA"]
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -42,53 +44,12 @@ class LevelSource(Protocol):
     def next_seed(self) -> Tensor: ...
 
 
-def optical_product(
-    a: Tensor, b: Tensor, a_source: LevelSource, b_source: LevelSource, out: LevelSource, factor: Tensor | None = None
-) -> Tensor:
-    """Multiplies two stacks of matrices optically: ``Q_noise(factor * (Q(a) @ Q(b; lut)))``.
-
-    Ranges that follow the data are moved first, that of the result by the product before it is clipped.
-
-    Args:
-        a: Shape (..., L, K).
-        b: Shape (..., K, N), the stored operand, which has the smallest transmission.
-        a_source: Range of ``a``.
-        b_source: Range and smallest transmission of ``b``.
-        out: Range and noise of the result.
-        factor: What the detector's reading is multiplied with, broadcast to the result; ``None``: nothing.
-
-    Returns:
-        Shape (..., L, N), in the dtype of ``a``.
-    """
-    a_range, b_range = a_source.range_for(a), b_source.range_for(b)
-    levels, lut, ste = out.levels, b_source.lut, out.ste
-    if out.follows_data or factor is not None:  # the range has to know the accumulator before it can be quantized
-        accumulator, extremes = optical_matmul(
-            a, b, a_range, b_range, None, levels=levels, lut=lut, noise=OpticalNoise.NONE, ste=ste
-        )
-        if factor is not None:
-            accumulator = accumulator * factor
-            return _detect(accumulator, out.range_for(accumulator), out, a.shape[-1]).to(a.dtype)
-        return _detect(accumulator, out.range_for(accumulator, extremes), out, a.shape[-1]).to(a.dtype)
-    out_range, noise = out.range_for(a), out.current_noise()
-    result, _ = optical_matmul(
-        a,
-        b,
-        a_range,
-        b_range,
-        out_range,
-        levels=levels,
-        lut=lut,
-        noise=noise,
-        seed=None if noise is OpticalNoise.NONE else out.next_seed(),
-        photons=out.photons if noise is OpticalNoise.SHOT else None,
-        ste=ste,
+def _product(a: Tensor, b: Tensor, a_range: Tensor, b_range: Tensor, lut: float | None, out: LevelSource) -> Tensor:
+    """``Q_noise(Q(a) @ Q(b; lut))``; the range of the result follows the product before it is clipped, if it does."""
+    accumulator, extremes = optical_matmul(
+        a, b, a_range, b_range, None, levels=out.levels, lut=lut, noise=OpticalNoise.NONE, ste=out.ste
     )
-    return result.to(a.dtype)
-
-
-def _detect(accumulator: Tensor, range: Tensor, out: LevelSource, terms: int) -> Tensor:
-    """Maps sums of ``terms`` products onto the levels; ``out.photons`` are those of one product, at full scale."""
+    range = out.range_for(accumulator, extremes)
     noise = out.current_noise()
     return optical_quantize(
         accumulator,
@@ -97,45 +58,26 @@ def _detect(accumulator: Tensor, range: Tensor, out: LevelSource, terms: int) ->
         lut=out.lut,
         noise=noise,
         seed=None if noise is OpticalNoise.NONE else out.next_seed(),
-        photons=None if noise is not OpticalNoise.SHOT or out.photons is None else out.photons * terms,
+        photons=None if noise is not OpticalNoise.SHOT or out.photons is None else out.photons * a.shape[-1],
         ste=out.ste,
+        owned=True,
     )
-
-
-def repeat_heads(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool, where: str) -> tuple[Tensor, Tensor]:
-    """Repeats the heads of key and value for groups of query heads that share one.
-
-    Raises:
-        ShapeError: If the numbers of heads do not fit.
-    """
-    heads, shared = query.shape[-3], key.shape[-3]
-    if heads == shared == value.shape[-3]:
-        return key, value
-    if not enable_gqa or shared == 0 or heads % shared or value.shape[-3] != shared:
-        raise ShapeError(
-            where=where,
-            got=f"{heads} heads of query, {shared} of key and {value.shape[-3]} of value",
-            expected="equal numbers, or with enable_gqa a multiple for query",
-        )
-    return key.repeat_interleave(heads // shared, -3), value.repeat_interleave(heads // shared, -3)
 
 
 def attention_probabilities(
     scores: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float, where: str = "attention"
 ) -> Tensor:
-    """Scales and masks scores, and normalises each row.
+    """Scales and masks scores, and normalises each row: `quantsim_kernels.optical_attention.attention_weights`.
 
     Args:
         scores: Products of queries and keys, shape (..., L, S).
         attn_mask: ``True`` where a key takes part, or numbers to add; broadcast to ``scores``.
-        is_causal: Whether the keys after a query's position are left out as well. Queries are the last ``L`` of the
-            ``S`` positions, as they are when keys come from a cache.
+        is_causal: Whether the keys after a query's position are left out as well.
         scale: Factor of the scores.
         where: What errors call the mask's owner.
 
     Returns:
-        Probabilities in the dtype of ``scores`` (computed in float32). A row whose keys a bool mask or causality
-        leaves out altogether is 0.
+        Probabilities in the dtype of ``scores`` (computed in float32). A row without a key is 0.
 
     Raises:
         ShapeError: If the mask does not broadcast to the scores.
@@ -145,33 +87,19 @@ def attention_probabilities(
         tensor([[0.5000, 0.5000, 0.0000],
                 [0.3333, 0.3333, 0.3333]])
     """
-    scaled = scores * scale
-    keep: Tensor | None = None
-    if attn_mask is not None:
-        try:
-            fits = torch.broadcast_shapes(attn_mask.shape, scores.shape) == scores.shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise ShapeError(
-                where=f"{where}(attn_mask)",
-                got=f"shape {tuple(attn_mask.shape)}",
-                expected=f"one that broadcasts to the scores' {tuple(scores.shape)}",
-            )
-        if attn_mask.dtype is torch.bool:
-            keep = attn_mask
-        else:
-            scaled = scaled + attn_mask
-    if is_causal:
-        rows, columns = scores.shape[-2:]
-        causal = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).tril(columns - rows)
-        keep = causal if keep is None else keep & causal
-    if keep is None:
-        return F.softmax(scaled, dim=-1, dtype=torch.float32).to(scores.dtype)
-    # The smallest number instead of minus infinity: rows without a key have no NaN, forward or backward.
-    scaled = scaled.masked_fill(~keep, torch.finfo(scaled.dtype).min)
-    probabilities = F.softmax(scaled, dim=-1, dtype=torch.float32).to(scores.dtype)
-    return probabilities * keep.any(dim=-1, keepdim=True)
+    with _shapes_of(where):
+        return attention_weights(scores, attn_mask, is_causal, scale).to(scores.dtype)
+
+
+@contextmanager
+def _shapes_of(where: str) -> Iterator[None]:
+    """Gives the kernels' complaints about shapes their place."""
+    try:
+        yield
+    except QuantsimError:
+        raise
+    except ValueError as error:
+        raise ShapeError(str(error), where=where) from None
 
 
 def float_attention(
@@ -189,16 +117,56 @@ def float_attention(
     Returns:
         The output and the probabilities (after dropout).
     """
-    key, value = repeat_heads(query, key, value, enable_gqa, "float_attention")
-    scores = torch.matmul(query, key.transpose(-2, -1))
-    probabilities = attention_probabilities(scores, attn_mask, is_causal, scale_of(query, scale))
-    probabilities = F.dropout(probabilities, dropout_p) if dropout_p else probabilities
-    return torch.matmul(probabilities, value), probabilities
+
+    def product(a: Tensor, b: Tensor, row_range: Tensor | None) -> Tensor:
+        return torch.matmul(a, b) if a.dtype is b.dtype else torch.matmul(a.to(b.dtype), b)
+
+    return given_products(
+        query,
+        key,
+        value,
+        product,
+        product,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale,
+        enable_gqa,
+        False,
+        "float_attention",
+    )
 
 
-def scale_of(query: Tensor, scale: float | None) -> float:
-    """``scale``, by default one over the square root of the length of a query."""
-    return 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+def given_products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scores_of: Product,
+    output_of: Product,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    row_range: bool,
+    where: str,
+) -> tuple[Tensor, Tensor]:
+    """Output and probabilities (after dropout), in the dtype of ``query``, from given products."""
+    with _shapes_of(where):
+        output, weights = attention_steps(
+            query,
+            key,
+            value,
+            scores_of,
+            output_of,
+            attn_mask=attn_mask,
+            dropout=(lambda weights: F.dropout(weights, dropout_p)) if dropout_p else None,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            row_range=row_range,
+        )
+    return output, weights.to(query.dtype)
 
 
 def optical_attention_steps(
@@ -215,20 +183,58 @@ def optical_attention_steps(
     enable_gqa: bool,
     where: str,
 ) -> tuple[Tensor, Tensor]:
-    """Both optical products and the softmax between them; output and probabilities (after dropout)."""
-    factor = scale_of(query, scale)
-    key, value = repeat_heads(query, key, value, enable_gqa, where)
-    scores = optical_product(query, key.transpose(-2, -1), sources["query"], sources["key"], sources["qk"])
-    probabilities = attention_probabilities(scores.float(), attn_mask, is_causal, factor, where).to(query.dtype)
-    probabilities = F.dropout(probabilities, dropout_p) if dropout_p else probabilities
-    sent, largest = probabilities, None
-    if row_range:
-        # A grid from 0 to the row's maximum is the grid from 0 to 1 for the row divided by it.
-        largest = probabilities.detach().amax(dim=-1, keepdim=True)
-        largest = torch.where(largest > 0.0, largest, 1.0)  # rows whose keys are all left out
-        sent = probabilities / largest
-    output = optical_product(sent, value, sources["attn"], sources["value"], sources["av"], largest)
-    return output, probabilities
+    """Output and probabilities (after dropout) of optical attention with these ranges.
+
+    Where all ranges stand, one call of the kernel `quantsim_kernels.optical_attention` computes it. Where those of the
+    products follow the data, the two products are made first, then their ranges, then the levels.
+    """
+    query_range, key_range = sources["query"].range_for(query), sources["key"].range_for(key)
+    value_range = sources["value"].range_for(value)
+    qk, av = sources["qk"], sources["av"]
+    alike = qk.current_noise() is av.current_noise() and qk.photons == av.photons
+    stored_alike = sources["key"].lut == sources["value"].lut
+    if alike and stored_alike and not (qk.follows_data or av.follows_data):
+        qk_range, av_range = qk.range_for(query), av.range_for(value)
+        attn_range = "row" if row_range else sources["attn"].range_for(query)
+        noise = qk.current_noise()
+        noisy = noise is not OpticalNoise.NONE
+        with _shapes_of(where):
+            output, _, _, weights = optical_attention(
+                query,
+                key,
+                value,
+                query_range,
+                key_range,
+                qk_range,
+                value_range,
+                av_range,
+                attn_mask,
+                dropout_p,
+                is_causal,
+                scale,
+                enable_gqa,
+                attn_range=attn_range,
+                levels=av.levels,
+                lut=sources["value"].lut,
+                noise=noise,
+                seed=qk.next_seed() if noisy else None,
+                photons=qk.photons if noise is OpticalNoise.SHOT else None,
+                ste=av.ste,
+                av_seed=av.next_seed() if noisy else None,
+                torch_dropout=True,
+            )
+        return output, weights.to(query.dtype)
+
+    def scores_of(a: Tensor, b: Tensor, row_range: Tensor | None) -> Tensor:
+        return _product(a, b, query_range, key_range, sources["key"].lut, qk)
+
+    def output_of(a: Tensor, b: Tensor, row_range: Tensor | None) -> Tensor:
+        a_range = sources["attn"].range_for(a) if row_range is None else row_range
+        return _product(a, b, a_range, value_range, sources["value"].lut, av)
+
+    return given_products(
+        query, key, value, scores_of, output_of, attn_mask, dropout_p, is_causal, scale, enable_gqa, row_range, where
+    )
 
 
 @dataclass

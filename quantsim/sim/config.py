@@ -1,9 +1,9 @@
 """What a simulation quantizes: a frozen pydantic model, from Python, YAML or JSON.
 
 A :class:`SimulationConfig` says how weights and activations are represented (by an :class:`IntegerSetting`, a
-:class:`FloatSetting` or an :class:`MXSetting`), where activation quantizers sit (:class:`ActivationPlacement`), and
-which modules are treated otherwise (:class:`PlacementRule`, ``exclude``). Every rule and every exclusion must match a
-module of the model, else the simulation refuses to be built.
+:class:`FloatSetting`, an :class:`MXSetting` or an :class:`OpticalSetting`), where activation quantizers sit
+(:class:`ActivationPlacement`), and which modules are treated otherwise (:class:`PlacementRule`, ``exclude``). Every
+rule and every exclusion must match a module of the model, else the simulation refuses to be built.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from quantsim.sim.quantizer_settings import (
     GranularityKind,
     IntegerSetting,
     MXSetting,
+    OpticalSetting,
     QuantizerSetting,
     Setting,
     check_parameter_setting,
@@ -46,6 +47,7 @@ __all__ = [
     "GranularityKind",
     "IntegerSetting",
     "MXSetting",
+    "OpticalSetting",
     "OperationSetting",
     "PlacementRule",
     "QuantizerSetting",

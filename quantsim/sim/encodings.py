@@ -16,6 +16,7 @@ from quantsim.errors import QuantsimError, ShapeError
 from quantsim.nn import BaseQuantizationMixin
 from quantsim.quantization.affine import GroupedBlockQuantizeDequantize
 from quantsim.quantization.base import QuantizerBase
+from quantsim.quantization.optical import OpticalQuantizeDequantize
 from quantsim.quantization.rounding import RoundingQuantizerBase
 from quantsim.sim.leaf import Leaf
 from quantsim.sim.module_kinds import channel_axis
@@ -30,7 +31,14 @@ from quantsim_encodings.document import (
     TensorReference,
     TensorRole,
 )
-from quantsim_encodings.encoding import AffineEncoding, Encoding, FloatEncoding, GroupedBlockEncoding, MXEncoding
+from quantsim_encodings.encoding import (
+    AffineEncoding,
+    Encoding,
+    FloatEncoding,
+    GroupedBlockEncoding,
+    MXEncoding,
+    OpticalEncoding,
+)
 from quantsim_encodings.errors import EncodingsError, Problem
 from quantsim_encodings.granularity import Flattened, Granularity, PerBlock, PerBlocks, PerChannel, PerTensor
 from quantsim_encodings.layout import place, transpose
@@ -84,8 +92,11 @@ def place_quantizer(module: BaseQuantizationMixin, tensor: TensorReference, quan
     Args:
         module: The module that the reference names.
         tensor: Which of its tensors.
-        quantizer: Replaces the one that is there; None takes that away.
+        quantizer: Replaces the one that is there, and takes over the module's mode, training or evaluation; None takes
+            the one that is there away.
     """
+    if quantizer is not None:
+        quantizer.train(module.training)  # ranges may follow the data in training
     if tensor.role is TensorRole.PARAM:
         module.param_quantizers[tensor.key] = quantizer  # pyright: ignore[reportArgumentType] (entries may be None)
     elif tensor.role is TensorRole.INPUT:
@@ -251,8 +262,8 @@ def _quantizer_for(
     encoding = entry.encoding
     if values is not None:
         encoding = _oriented(encoding, values, module, is_transposed=resolved.is_transposed)
-    quantizer = _regrouped(existing, encoding) or quantizer_from_encoding(encoding)
-    if existing is not None and type(existing) is type(quantizer):
+    quantizer = _regrouped(existing, encoding) or _optical_copy(existing, encoding) or quantizer_from_encoding(encoding)
+    if existing is not None and type(existing) is type(quantizer) and not isinstance(encoding, OpticalEncoding):
         _keep_analyzer(existing, quantizer)
     if isinstance(quantizer, RoundingQuantizerBase) and isinstance(existing, RoundingQuantizerBase):
         quantizer.take_training_choices(existing)
@@ -287,6 +298,15 @@ def _regrouped(existing: QuantizerBase | None, encoding: Encoding) -> QuantizerB
     scale = quantizer.get_scale()
     expected = torch.tensor(encoding.scale, dtype=torch.float32)
     return quantizer if scale is not None and torch.allclose(scale.cpu(), expected, rtol=1e-5, atol=0.0) else None
+
+
+def _optical_copy(existing: QuantizerBase | None, encoding: Encoding) -> QuantizerBase | None:
+    """A copy of an existing optical quantizer with another encoding, which holds no photon budget and no gradient."""
+    if not isinstance(existing, OpticalQuantizeDequantize) or not isinstance(encoding, OpticalEncoding):
+        return None
+    quantizer = copy.deepcopy(existing)
+    quantizer.set_encodings(encoding)
+    return quantizer
 
 
 def _keep_analyzer(existing: QuantizerBase, quantizer: QuantizerBase) -> None:

@@ -42,7 +42,9 @@ __all__ = [
 HOLDER: Final = "functional_operations"
 """Name of the submodule that holds the operation modules of a module."""
 
-_REVERSED: Final = frozenset({"__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rdiv__", "__rpow__", "__rmatmul__", "rsub"})
+_REVERSED: Final = frozenset(
+    {"__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rdiv__", "__rpow__", "__rmatmul__", "rsub"}
+)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from quantsim.errors import ConfigurationError
+from quantsim.quantization.optical import DEFAULT_LUT
 from quantsim.sim.config import (
     AnalyzerKind,
     AnalyzerSetting,
@@ -22,6 +23,7 @@ from quantsim.sim.config import (
     GranularityKind,
     IntegerSetting,
     MXSetting,
+    OpticalSetting,
     SimulationConfig,
 )
 
@@ -38,6 +40,7 @@ __all__ = [
     "mxfp8_e5m2",
     "mxint8",
     "nvfp4",
+    "optical_256",
     "preset",
     "preset_names",
     "w4a8",
@@ -223,6 +226,25 @@ def nvfp4() -> SimulationConfig:
     return _microscaling("nvfp4", "nvfp4", "NVFP4")
 
 
+def optical_256() -> SimulationConfig:
+    """256 evenly spaced levels for weights and activations: the converters and modulators of an optical engine.
+
+    * Weights: one range a tensor, from its smallest to its largest value; magnitudes below 0.02004 of the range's ends
+      are raised to that, the smallest transmission of a modulator.
+    * Activations: the same without a smallest transmission; the range is a moving average over calibration batches.
+
+    These are the operands of every multiplication, convolutions included. What an engine does to the products (their
+    own levels and noise, before the bias is added) is in `quantsim.optical.OtLinear` and optical attention, which
+    `quantsim.transforms.optical_transformer_module_transform_pass` puts in place.
+    """
+    return SimulationConfig(
+        name="optical_256",
+        description="operands on 256 evenly spaced levels, ranges per tensor from calibration",
+        weights=OpticalSetting(lut=DEFAULT_LUT),
+        activations=OpticalSetting(),
+    )
+
+
 def _fp8(name: str, format: str) -> SimulationConfig:
     return SimulationConfig(
         name=name,
@@ -278,6 +300,7 @@ PRESETS: Final[Mapping[str, Callable[[], SimulationConfig]]] = MappingProxyType(
             mxfp4,
             mxint8,
             nvfp4,
+            optical_256,
         )
     }
 )

@@ -15,6 +15,7 @@ from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.granularity import PerBlock
 from quantsim.quantization.mx import MXQuantizeDequantize
+from quantsim.quantization.optical import OpticalQuantizeDequantize
 from quantsim.sim.config import (
     AnalyzerKind,
     AnalyzerSetting,
@@ -22,6 +23,7 @@ from quantsim.sim.config import (
     GranularityKind,
     IntegerSetting,
     MXSetting,
+    OpticalSetting,
     QuantizerSetting,
 )
 from quantsim_encodings.encoding import (
@@ -31,8 +33,10 @@ from quantsim_encodings.encoding import (
     FloatEncoding,
     GroupedBlockEncoding,
     MXEncoding,
+    OpticalEncoding,
 )
-from quantsim_encodings.formats import FloatFormat, IntFormat, MXFormat, NVFP4Format
+from quantsim_encodings.formats import FloatFormat, IntFormat, MXFormat, NVFP4Format, OpticalNoise
+from quantsim_kernels.random_seeds import next_seed
 
 __all__ = ["activation_quantizer", "parameter_quantizer", "quantizer_from_encoding"]
 
@@ -120,6 +124,18 @@ def _build(
     )
 
 
+def _optical(setting: OpticalSetting) -> QuantizerBase:
+    return OpticalQuantizeDequantize(
+        setting.levels,
+        setting.lut,
+        setting.noise,
+        setting.quantiles,
+        setting.smooth_factor,
+        int(next_seed()) if setting.seed is None and setting.noise is not OpticalNoise.NONE else setting.seed or 0,
+        setting.photons,
+    )
+
+
 def _run_time_blocks(setting: FloatSetting | MXSetting, axis: int) -> QuantizerBase:
     if isinstance(setting, MXSetting):
         return MXQuantizeDequantize(setting.grid, axis, rounding=setting.rounding)
@@ -153,6 +169,8 @@ def parameter_quantizer(
         UserWarning: The blocks are smaller than asked for.
     """
     shape = tuple(values.shape)
+    if isinstance(setting, OpticalSetting):
+        return _optical(setting).to(values.device)
     if isinstance(setting, MXSetting) or setting.dynamic:
         assert not isinstance(setting, IntegerSetting)  # the setting's own validation: those have no run-time blocks
         axis = summed_axis if summed_axis is not None else 1 if channel_axis == 0 else 0
@@ -212,6 +230,8 @@ def activation_quantizer(
     Raises:
         ConfigurationError: Granularity channel or calibrated blocks, whose shape an activation does not tell.
     """
+    if isinstance(setting, OpticalSetting):
+        return _optical(setting)
     if isinstance(setting, MXSetting):
         return _run_time_blocks(setting, summed_axis)
     if isinstance(setting, FloatSetting) and setting.dynamic and setting.granularity is GranularityKind.BLOCK:
@@ -250,9 +270,11 @@ def quantizer_from_encoding(encoding: Encoding) -> QuantizerBase:
             return float_quantization.DynamicFloatQuantizeDequantize.from_encodings(encoding)
         case MXEncoding(format=MXFormat() | NVFP4Format()):
             return MXQuantizeDequantize.from_encodings(encoding)
+        case OpticalEncoding():
+            return OpticalQuantizeDequantize.from_encodings(encoding)
     raise ConfigurationError(
         "no quantizer holds such an encoding",
         got=f"{type(encoding).__name__} in {encoding.format}",
-        expected="an integer, floating-point or block encoding",
+        expected="an integer, floating-point, block or optical encoding",
         fix="remove the entry from the file, or load it with a later version of quantsim",
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import override
 
 from quantsim_encodings.formats import (
+    MAX_LEVELS,
     NAMED_FLOAT_FORMATS,
     NAMED_MX_FORMATS,
     FloatFormat,
@@ -18,6 +19,8 @@ from quantsim_encodings.formats import (
     MXScaleRule,
     NanEncoding,
     NVFP4Format,
+    OpticalFormat,
+    OpticalNoise,
     RoundingMode,
     block_format,
     float_format,
@@ -30,6 +33,7 @@ __all__ = [
     "GranularityKind",
     "IntegerSetting",
     "MXSetting",
+    "OpticalSetting",
     "QuantizerSetting",
     "Setting",
     "check_parameter_setting",
@@ -326,22 +330,73 @@ class MXSetting(_RoundedSetting):
         return f"{self.format}, block of {self.grid.block_size}{rule}{self._rounding_label}"
 
 
+class OpticalSetting(Setting):
+    """Evenly spaced levels from the lowest to the highest value, as converters and modulators of optical engines have.
+
+    One range a tensor, the moving average of those of the calibration batches.
+
+    Example:
+        >>> OpticalSetting(levels=64, lut=0.02).label
+        '64 optical levels, floor 0.02'
+    """
+
+    kind: Literal["optical"] = "optical"
+    levels: int = Field(default=256, ge=2, le=MAX_LEVELS)
+    lut: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Smallest transmission, as a fraction of the ends of the range: smaller magnitudes are raised to it."""
+    noise: OpticalNoise = OpticalNoise.NONE
+    """Before rounding: dither, shot or none. It is a detector's, so it suits outputs."""
+    photons: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """Photons of a value as large as the end of the range; for shot noise, and only then."""
+    quantiles: tuple[float, float] | None = None
+    """A batch's range are these two of its quantiles, instead of its smallest and largest value."""
+    smooth_factor: float = Field(default=0.9, ge=0.0, le=1.0)
+    """Weight of the old range when a batch moves it."""
+    seed: int | None = None
+    """Of the noise; None: each quantizer takes one from quantsim's own stream."""
+
+    @model_validator(mode="after")
+    def _noise_and_quantiles_are_complete(self) -> Self:
+        if (self.noise is OpticalNoise.SHOT) != (self.photons is not None):
+            raise ValueError(f"noise={self.noise.value!r} with photons={self.photons}: photons go with shot noise only")
+        if self.quantiles is not None and not 0.0 <= self.quantiles[0] < self.quantiles[1] <= 1.0:
+            raise ValueError(f"quantiles={self.quantiles}: expected two rising numbers from 0 to 1")
+        return self
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the quantizer is calibrated: always."""
+        return True
+
+    @property
+    def grid(self) -> OpticalFormat:
+        """The format as data."""
+        return OpticalFormat(self.levels, self.lut, self.noise)
+
+    @property
+    def label(self) -> str:
+        """Short words for tables."""
+        floor = "" if self.lut is None else f", floor {self.lut:g}"
+        noise = "" if self.noise is OpticalNoise.NONE else f", noise {self.noise.value}"
+        return f"{self.levels} optical levels{floor}{noise}"
+
+
 def _granularity_label(setting: _QuantizerSetting) -> str:
     blocks = setting.granularity is GranularityKind.BLOCK
     extent = f"block of {setting.block_size}" if blocks else setting.granularity.value
     return f"{extent}{' (run time)' if setting.dynamic else ''}"
 
 
-QuantizerSetting = Annotated[IntegerSetting | FloatSetting | MXSetting, Field(discriminator="kind")]
+QuantizerSetting = Annotated[IntegerSetting | FloatSetting | MXSetting | OpticalSetting, Field(discriminator="kind")]
 
 
-def check_parameter_setting(where: str, setting: IntegerSetting | FloatSetting | MXSetting | None) -> None:
+def check_parameter_setting(where: str, setting: QuantizerSetting | None) -> None:
     """Raises for a setting that only fits activations.
 
     Raises:
         ValueError: The setting is about tokens.
     """
-    if setting is None or isinstance(setting, MXSetting):
+    if setting is None or isinstance(setting, (MXSetting, OpticalSetting)):
         return
     if setting.granularity is GranularityKind.TOKEN:
         raise ValueError(f"{where}: a parameter cannot have run-time scales of tokens; use granularity 'channel'")

@@ -44,3 +44,17 @@ def perceptron(width: int = 1024, layers: int = 4) -> nn.Sequential:
     for _ in range(layers):
         modules += [nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(*modules[:-1]).eval()
+
+
+def optical_minilm(inputs: dict[str, torch.Tensor]) -> nn.Module | None:
+    """MiniLM with all linear layers and attention on optics, calibrated on these inputs; None as `minilm`."""
+    model = minilm()
+    if model is None:
+        return None
+    from quantsim.nn import compute_encodings
+    from quantsim.transforms import optical_transformer_module_transform_pass
+
+    optical = optical_transformer_module_transform_pass(model, {"by": "regex_name", "default": {}}).eval()
+    with torch.no_grad(), compute_encodings(optical):
+        optical(**inputs)
+    return optical

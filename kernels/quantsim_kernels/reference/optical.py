@@ -21,8 +21,7 @@ quantized products and for counting photons for each multiply-accumulate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +35,6 @@ __all__ = ["RANGE_FLOOR", "accumulator_range", "dither", "linear", "matmul", "qu
 
 RANGE_FLOOR: Final = 1e-8
 """Added to the width of a range, so that an empty one does not divide by zero."""
-
-Quantize = Callable[..., Tensor]
 
 
 def dither(shape: torch.Size, seed: Tensor) -> Tensor:
@@ -146,7 +143,7 @@ def linear(
     seed: Tensor | None = None,
     photons: float | None = None,
     error_map: Tensor | None = None,
-    quantize: Quantize = quantize,
+    weight_codes: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``Q_noise(Q(x) Q(W; lut)^T) + bias`` and the range of the accumulator before it is clipped and biased.
 
@@ -163,7 +160,7 @@ def linear(
         seed: see :func:`quantize`.
         photons: photons for each multiply-accumulate, so ``K`` times as many for an output at full scale.
         error_map: factor of each quantized weight, in a shape that broadcasts to it.
-        quantize: what computes :func:`quantize`.
+        weight_codes: for kernels that keep what they made of the weight; here nothing is.
 
     Returns:
         The result, shape ``(..., N)``, and the float32 range of shape ``(2,)``.
@@ -173,7 +170,7 @@ def linear(
         if error_map is not None:
             operand = operand * error_map.to(torch.float32)
         accumulator = F.linear(quantize(_float32(x), x_range, levels), operand)
-        return _detected(accumulator, bias, output_range, x, weight.shape[-1], levels, noise, seed, photons, quantize)
+        return _detected(accumulator, bias, output_range, x, weight.shape[-1], levels, noise, seed, photons)
 
 
 def matmul(
@@ -189,7 +186,6 @@ def matmul(
     seed: Tensor | None = None,
     photons: float | None = None,
     error_map: Tensor | None = None,
-    quantize: Quantize = quantize,
 ) -> tuple[Tensor, Tensor]:
     """``Q_noise(Q(a) Q(b; lut))`` and the range of the accumulator before it is clipped.
 
@@ -205,14 +201,13 @@ def matmul(
         seed: ...
         photons: ...
         error_map: factor of each element of quantized ``b``.
-        quantize: ...
     """
     with torch.autocast(a.device.type, enabled=False):
         operand = quantize(_float32(b), b_range, levels, lut=lut)
         if error_map is not None:
             operand = operand * error_map.to(torch.float32)
         accumulator = torch.matmul(quantize(_float32(a), a_range, levels), operand)
-        return _detected(accumulator, None, output_range, a, a.shape[-1], levels, noise, seed, photons, quantize)
+        return _detected(accumulator, None, output_range, a, a.shape[-1], levels, noise, seed, photons)
 
 
 def _detected(
@@ -225,7 +220,6 @@ def _detected(
     noise: OpticalNoise,
     seed: Tensor | None,
     photons: float | None,
-    quantize: Quantize,
 ) -> tuple[Tensor, Tensor]:
     """The accumulator after the detector: its range, its levels, the bias."""
     extremes = accumulator_range(accumulator)

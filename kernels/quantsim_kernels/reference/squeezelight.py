@@ -252,7 +252,12 @@ def operand_blocks(x: Tensor, miniblock: int, in_bit: int = 32) -> Tensor:
 
 
 def phase_index(
-    start: int, rows: int, outputs: int, shape: tuple[int, int, int], device: torch.device | None = None
+    start: int,
+    rows: int,
+    outputs: int,
+    shape: tuple[int, int, int],
+    device: torch.device | None = None,
+    wanted: slice | None = None,
 ) -> Tensor:
     """The element numbers of phases: rows, ``p``, ``q`` and ``i`` counted, each slower than the next.
 
@@ -262,6 +267,7 @@ def phase_index(
         outputs: how many outputs ``p k + i`` of each row are wanted, from the first.
         shape: ``(P, Q, k)``.
         device: where the numbers are made.
+        wanted: which blocks ``q``, from a start to a stop; ``None``: all.
 
     Returns:
         int64, shape ``(rows, outputs, Q)``.
@@ -269,11 +275,14 @@ def phase_index(
     Example:
         >>> phase_index(0, 1, 3, (2, 2, 2)).tolist()
         [[[0, 2], [1, 3], [4, 6]]]
+        >>> phase_index(0, 1, 3, (2, 2, 2), wanted=slice(1, 2)).tolist()
+        [[[2], [3], [6]]]
     """
     count, blocks, miniblock = shape
+    first, last = (0, blocks) if wanted is None else (wanted.start, wanted.stop)
     output = torch.arange(outputs, device=device)
     within = (output // miniblock * (blocks * miniblock) + output % miniblock).unsqueeze(1)
-    within = within + miniblock * torch.arange(blocks, device=device)
+    within = within + miniblock * torch.arange(first, last, device=device)
     row = torch.arange(start, start + rows, device=device) * (count * blocks * miniblock)
     return row.reshape(-1, 1, 1) + within
 

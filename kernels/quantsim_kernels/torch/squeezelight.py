@@ -18,11 +18,14 @@ from quantsim_kernels.reference.normal_noise import normal_noise
 
 __all__ = ["objection", "squeezelight_linear"]
 
-CPU_PIECE: Final = 1 << 19
-"""Phases of a piece on the CPU: 2 MiB of float32."""
+CPU_PIECE: Final = 1 << 17
+"""Phases of a piece on the CPU: half a MiB of float32, which stays in the cache through all passes."""
 
 DEVICE_PIECE: Final = 1 << 26
 """Phases of a piece elsewhere, where a piece costs its launches."""
+
+ROWS: Final = 16
+"""Rows of a piece before it has more blocks: what matrix products need to be efficient."""
 
 
 def objection(x: Tensor, weight: Tensor, *operands: Any, **arguments: Any) -> str | None:
@@ -32,11 +35,14 @@ def objection(x: Tensor, weight: Tensor, *operands: Any, **arguments: Any) -> st
     return None
 
 
-def _pieces(rows: int, phases: int, device: torch.device) -> Iterator[slice]:
-    """Slices of rows with about as many phases as a piece may have, given the number of phases of a row."""
-    step = max(1, (CPU_PIECE if device.type == "cpu" else DEVICE_PIECE) // max(1, phases))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
+def _pieces(blocks: int, rows: int, outputs: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Slices of blocks and of rows with about as many phases as a piece may have; the rows change faster."""
+    phases = CPU_PIECE if device.type == "cpu" else DEVICE_PIECE
+    many = min(blocks, max(1, phases // (outputs * max(1, min(rows, ROWS)))))
+    step = max(1, phases // (outputs * many))
+    for block in range(0, blocks, many):
+        for row in range(0, rows, step):
+            yield slice(block, min(block + many, blocks)), slice(row, min(row + step, rows))
 
 
 class _Rings(torch.autograd.Function):
@@ -58,12 +64,13 @@ class _Rings(torch.autograd.Function):
         ctx.arguments = (phase_noise, shape, attenuation, coupling)
         pole, strength = _resonance(attenuation, coupling)
         rows, outputs = power.shape[1], matrix.shape[2]
-        y = power.new_empty(rows, outputs)
+        y = power.new_zeros(rows, outputs)
         weights = (factors * strength).unsqueeze(0)
-        for piece in _pieces(rows, matrix.shape[0] * outputs, power.device):
-            passed = _phases(power, matrix, seed, phase_noise, shape, piece)
+        phases = _Phases(power, matrix, seed, phase_noise, shape)
+        for q, piece in _pieces(matrix.shape[0], rows, outputs, power.device):
+            passed = phases(q, piece)
             passed.cos_().sub_(pole).reciprocal_()
-            torch.mm(weights, passed.flatten(1), out=y[piece].view(1, -1))
+            y[piece].view(1, -1).addmm_(weights[:, q], passed.flatten(1))
         return y.add_(factors.sum())
 
     @staticmethod
@@ -73,21 +80,28 @@ class _Rings(torch.autograd.Function):
         pole, strength = _resonance(attenuation, coupling)
         gradient = gradients[0].contiguous()
         rows, outputs = gradient.shape
-        blocks = matrix.shape[0]
-        d_power = torch.empty_like(power)
-        d_matrix = torch.zeros_like(matrix)
+        wants_power, wants_matrix = ctx.needs_input_grad[:2]
+        d_power = torch.empty_like(power) if wants_power else None
+        d_matrix = torch.zeros_like(matrix) if wants_matrix else None
         d_factors = torch.zeros_like(factors)
-        for piece in _pieces(rows, blocks * outputs, power.device):
-            phase = _phases(power, matrix, seed, phase_noise, shape, piece)
-            inverse = torch.cos(phase).sub_(pole).reciprocal_()
+        phases = _Phases(power, matrix, seed, phase_noise, shape)
+        scratch = torch.empty_like(phases.scratch)
+        for q, piece in _pieces(matrix.shape[0], rows, outputs, power.device):
+            phase = phases(q, piece)
+            inverse = torch.cos(phase, out=scratch[: phase.numel()].view_as(phase)).sub_(pole).reciprocal_()
             part = gradient[piece]
-            d_factors.add_(inverse.flatten(1).mv(part.reshape(-1)))
+            d_factors[q].addmv_(inverse.flatten(1), part.view(-1))
             slope = phase.sin_().mul_(inverse).mul_(inverse).mul_(part)
-            d_matrix.baddbmm_(power[:, piece].transpose(1, 2), slope)
-            d_power[:, piece] = torch.bmm(slope, matrix.transpose(1, 2))
+            if d_matrix is not None:
+                d_matrix[q].baddbmm_(power[q, piece].transpose(1, 2), slope)
+            if d_power is not None:
+                d_power[q, piece] = torch.bmm(slope, matrix[q].transpose(1, 2))
         weights = (factors * strength).reshape(-1, 1, 1)
         d_factors = d_factors.mul_(strength).add_(gradient.sum())
-        return d_power.mul_(weights), d_matrix.mul_(weights), d_factors, None, None, None, None, None
+        for each in (d_power, d_matrix):
+            if each is not None:
+                each.mul_(weights)
+        return d_power, d_matrix, d_factors, None, None, None, None, None
 
 
 def _resonance(attenuation: float, coupling: float) -> tuple[float, float]:
@@ -96,21 +110,25 @@ def _resonance(attenuation: float, coupling: float) -> tuple[float, float]:
     return (1 + (attenuation * coupling) ** 2) / twice, (1 - attenuation**2) * (1 - coupling**2) / twice
 
 
-def _phases(
-    power: Tensor,
-    matrix: Tensor,
-    seed: Tensor | None,
-    phase_noise: float,
-    shape: tuple[int, int, int],
-    piece: slice,
-) -> Tensor:
-    """Phases of some rows, shape ``(Q, rows, outputs)``."""
-    phase = torch.bmm(power[:, piece], matrix)
-    if seed is not None:
-        index = reference.phase_index(piece.start, phase.shape[1], phase.shape[2], shape, phase.device)
-        drawn = normal_noise(seed, index.permute(2, 0, 1), phase.dtype)
-        phase.add_(drawn, alpha=phase_noise)
-    return phase
+class _Phases:
+    """Makes the phases of some blocks and rows, shape ``(blocks, rows, outputs)``, in memory that it keeps."""
+
+    def __init__(
+        self, power: Tensor, matrix: Tensor, seed: Tensor | None, phase_noise: float, shape: tuple[int, int, int]
+    ) -> None:
+        self.power, self.matrix, self.seed, self.phase_noise, self.shape = power, matrix, seed, phase_noise, shape
+        pieces = _pieces(matrix.shape[0], power.shape[1], matrix.shape[2], power.device)
+        q, piece = next(pieces, (slice(0, 0), slice(0, 0)))  # the largest is the first
+        self.scratch = power.new_empty((q.stop - q.start) * (piece.stop - piece.start) * matrix.shape[2])
+
+    def __call__(self, q: slice, piece: slice) -> Tensor:
+        size = (q.stop - q.start, piece.stop - piece.start, self.matrix.shape[2])
+        phase = self.scratch[: size[0] * size[1] * size[2]].view(size)
+        torch.bmm(self.power[q, piece], self.matrix[q], out=phase)
+        if self.seed is not None:
+            index = reference.phase_index(piece.start, size[1], size[2], self.shape, phase.device, q)
+            phase.add_(normal_noise(self.seed, index.permute(2, 0, 1), phase.dtype), alpha=self.phase_noise)
+        return phase
 
 
 def squeezelight_linear(

@@ -22,6 +22,7 @@ __all__ = [
     "is_interpreted",
     "launch_objection",
     "mx_objection",
+    "optical_objection",
 ]
 
 LARGEST_BLOCK = 4096
@@ -96,4 +97,16 @@ def float_matmul_objection(*operands: Any, **arguments: Any) -> str | None:
             objection = float_cast_objection(tensor)
             if objection is not None:
                 return objection
+    return None
+
+
+def optical_objection(x: Tensor, *operands: Any, **arguments: Any) -> str | None:
+    """Why the Triton kernels of optical levels and products cannot run on these operands, or ``None``."""
+    for operand in (x, *operands):
+        if isinstance(operand, Tensor):
+            objection = float_cast_objection(operand)
+            if objection is not None:
+                return objection
+            if operand.device != x.device:
+                return f"operands are on {x.device} and {operand.device}, expected one device"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch
 import torch.distributed as dist
@@ -67,16 +68,29 @@ def smoothed(old: Tensor, batch: Tensor, smooth_factor: float) -> Tensor:
 
 
 def over_all_ranks(batch: Tensor) -> Tensor:
-    """The range of the batches of all ranks of the default process group, if there is one."""
+    """The range of the batches of all ranks of the default process group, if there is one.
+
+    Returns:
+        The smallest ``lo`` and the largest ``hi``, the same on every rank; NaN on every rank if one of them is NaN or
+        infinite on any.
+    """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return batch
-    ends = torch.stack((-batch[0], batch[1]))
+    # What a maximum over ranks makes of NaN is nowhere said, so a third number says that there was any.
+    wrong = 1.0 - torch.isfinite(batch).all().to(batch.dtype)
+    ends = torch.stack((-batch[0], batch[1], wrong)).nan_to_num()
     dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-    return torch.stack((-ends[0], ends[1]))
+    return torch.where(ends[2] > 0.0, math.nan, torch.stack((-ends[0], ends[1])))
+
+
+_EMPTY: Final = (torch.finfo(torch.float32).max, torch.finfo(torch.float32).min)
 
 
 class OpticalRangeAnalyzer(EncodingAnalyzer):
     """Moving average of the ranges of batches, in the order in which they come.
+
+    While a process group exists, a batch is what all its ranks see at the same time: ranks that share a batch get the
+    range that one process gets from the whole. So all ranks have to observe equally many batches.
 
     Args:
         smooth_factor: Weight of the old range, 0 to 1.
@@ -116,15 +130,19 @@ class OpticalRangeAnalyzer(EncodingAnalyzer):
         """Adds the range of the batch ``x``, for those that know it already.
 
         Raises:
-            NonFiniteError: If it is not finite and the policy is to raise; the statistics stay as they were.
+            NonFiniteError: If it is not finite, on any rank, and the policy is to raise; the statistics stay as they
+                were.
         """
-        if not bool(torch.isfinite(batch).all()):
-            if self.nonfinite is NonFinitePolicy.RAISE:
-                raise nonfinite_error(x, type(self).__name__)
+        own = batch
+        if not bool(torch.isfinite(batch).all()) and self.nonfinite is NonFinitePolicy.IGNORE:
             finite = x[torch.isfinite(x)]
-            if finite.numel() == 0:
-                return
-            batch = batch_range(finite, self.quantiles)
+            # A rank without any still takes part: with a range that widens no other.
+            own = batch_range(finite, self.quantiles) if finite.numel() else batch.new_tensor(_EMPTY)
+        batch = over_all_ranks(own)
+        if torch.equal(batch, batch.new_tensor(_EMPTY)):
+            return
+        if not bool(torch.isfinite(batch).all()):
+            raise nonfinite_error(x, type(self).__name__)
         self._range = smoothed(self.running_range.to(batch.device), batch, self.smooth_factor)
 
     @override

@@ -15,6 +15,7 @@ from quantsim.quantization.analyzers.base import EncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.granularity import Granularity, PerTensor
 from quantsim.quantization.optical._arguments import checked_format, checked_quantiles
+from quantsim.quantization.optical._recomputation import Notes, inside_backward, inside_checkpoint
 from quantsim.quantization.optical.analyzer import OpticalRangeAnalyzer, batch_range, over_all_ranks, smoothed
 from quantsim_encodings.encoding import Encoding, OpticalEncoding
 from quantsim_encodings.formats import OpticalFormat, OpticalNoise
@@ -32,9 +33,21 @@ class OpticalQuantizeDequantize(QuantizerBase):
 
     The law is that of `quantsim_kernels.optical.optical_quantize`. The range is per tensor and follows the data: the
     first batch sets it, each further one moves it by ``range = s * range + (1 - s) * batch``. It does so in training
-    and inside `compute_encodings` (which starts anew, and is without noise), before the batch is quantized, so that
-    the batch counts already; ``eval()`` and `freeze` stop it. A batch with NaN or infinity at its ends leaves it as
-    it was. While a process group exists, ranges that training moves are those of the batches of all ranks.
+    and inside `compute_encodings`, before the batch is quantized, so that the batch counts already; ``eval()`` and
+    `freeze` stop it. A batch with NaN or infinity at its ends leaves it as it was.
+
+    Inside `compute_encodings` the average starts anew, and the buffer is set from it when the block ends; until then
+    the quantizer does not pass its input through, as others do, but maps it onto the levels of the average so far,
+    without noise. So the next layer is calibrated with what it will see. A frozen quantizer keeps its range.
+
+    While a process group exists, a batch is what all ranks see at the same time: N ranks with a part each get the
+    range that one process gets from the whole. All ranks then have to run each module equally often, in calibration
+    and in training; in training, forwards under ``torch.no_grad()`` are left out, so that a rank may evaluate alone.
+
+    Under `torch.utils.checkpoint` (``use_reentrant=False``), a forward that is computed again in the backward moves
+    neither range nor seed, and gets those that it had the first time. The last 64 calls are known, by the ends and
+    the sum of their batches. The reentrant form keeps nothing of its first forward: there the range of that time
+    holds, but the noise is another.
 
     No host ever waits for the device in training, and torch's global generator is never touched.
 
@@ -101,6 +114,8 @@ class OpticalQuantizeDequantize(QuantizerBase):
         with torch.inference_mode(False):  # inference tensors could not be moved on later
             self.register_range_parameter("range", (2,), learnable=False)
             self.register_buffer("seed", torch.tensor(self._first_seed, dtype=torch.int64))
+        self._notes = Notes()
+        self._computes_again = False
 
     # ---------------------------------------------------------------- settings
 
@@ -200,6 +215,8 @@ class OpticalQuantizeDequantize(QuantizerBase):
             NotCalibratedError: If the range was never set and does not follow the data.
             NonFiniteError: Inside `compute_encodings`, if ``x`` is not finite.
         """
+        if self._computes_again:
+            self._computes_again = False
         if x.numel() and not (x.is_meta and self.is_observing):
             if self.is_observing:
                 return self._observed_range(x, extremes)
@@ -207,7 +224,17 @@ class OpticalQuantizeDequantize(QuantizerBase):
                 return self._moved_range(x, extremes)
         if not self._initialized and not self.is_initialized() and x.numel():
             self._without_range(x)
+        if self._noise is not OpticalNoise.NONE and x.numel():
+            self._note_noise(x)
         return self.range.clone() if torch.is_grad_enabled() else self.range
+
+    def _note_noise(self, x: Tensor) -> None:
+        """Lets a forward that is computed again find the noise of its first time, where the range stands still."""
+        self._computes_again = _runs_again()
+        if self._computes_again:
+            self._notes.look_up(x, self.range)
+        elif _may_run_again():
+            self._notes.note(x, self.range, self.seed)
 
     def _batch_range(self, x: Tensor, extremes: Tensor | None) -> Tensor:
         if extremes is None or self.quantiles is not None:
@@ -221,12 +248,17 @@ class OpticalQuantizeDequantize(QuantizerBase):
         return self._ranges.running_range
 
     def _moved_range(self, x: Tensor, extremes: Tensor | None) -> Tensor:
+        self._computes_again = _runs_again()
+        if self._computes_again:
+            return self._notes.look_up(x, self.range)
         batch = self._batch_range(x, extremes)
         if torch.is_grad_enabled():  # not a rank that evaluates on its own
             batch = over_all_ranks(batch)
         with torch.no_grad():
             moved = smoothed(self.range, batch.to(self.range.device), self.smooth_factor)
             self.range.copy_(moved)
+            if _may_run_again():
+                self._notes.note(x, moved, self.seed)
         return moved
 
     def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None:
@@ -277,8 +309,8 @@ class OpticalQuantizeDequantize(QuantizerBase):
     def map_to_grid(self, x: Tensor, *, owned: bool = False) -> Tensor:
         return self.quantize_in(x, self.range)
 
-    def quantize_in(self, x: Tensor, range: Tensor) -> Tensor:
-        """Maps ``x`` onto the levels in a given range; draws the next noise, none while observing."""
+    def quantize_in(self, x: Tensor, range: Tensor, *, owned: bool = False) -> Tensor:
+        """Maps ``x``, which may be overwritten if owned, onto the levels in a given range; draws the next noise."""
         noise = self.current_noise()
         return optical_quantize(
             x,
@@ -289,6 +321,7 @@ class OpticalQuantizeDequantize(QuantizerBase):
             seed=self.next_seed() if noise is not OpticalNoise.NONE else None,
             photons=self._photons if noise is OpticalNoise.SHOT else None,
             ste=self._ste,
+            owned=owned,
         )
 
     def current_noise(self) -> OpticalNoise:
@@ -298,6 +331,8 @@ class OpticalQuantizeDequantize(QuantizerBase):
     def next_seed(self) -> Tensor:
         """Returns the seed of this call as a tensor of its own, and moves on to that of the next."""
         with torch.no_grad():
+            if self._computes_again:
+                return self._notes.seed(self.seed)
             seed = self.seed.clone()
             self.seed.add_(SEED_STEP)
         return seed
@@ -408,3 +443,11 @@ class OpticalQuantizeDequantize(QuantizerBase):
         parts += [f"smooth_factor={self.smooth_factor}"]
         parts += [] if self._ste is OpticalGradient.IDENTITY else [f"ste={self._ste.value}"]
         return ", ".join(parts)
+
+
+def _runs_again() -> bool:
+    return not torch.compiler.is_compiling() and inside_backward()
+
+
+def _may_run_again() -> bool:
+    return not torch.compiler.is_compiling() and inside_checkpoint()

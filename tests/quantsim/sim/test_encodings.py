@@ -62,13 +62,13 @@ def output(sim: QuantizationSimModel, images: list[Tensor]) -> Tensor:
 
 
 def holds(config: str, version: EncodingsVersion) -> bool:
-    """Only quantsim's own version knows run-time scales, blocks with a shared scale and bfloat16.
+    """Only quantsim's own version knows run-time scales, blocks with a shared scale, bfloat16 and optics.
 
     LPBQ came with 1.0.0, scaled floats with 2.0.0, which does not list plain float16.
     """
     if version is EncodingsVersion.QUANTSIM:
         return True
-    if config.startswith(("fp8_", "mx", "nvfp4")) or config in ("w8a8_dynamic", "w4a8_dynamic", "bf16"):
+    if config.startswith(("fp8_", "mx", "nvfp4", "optical_")) or config in ("w8a8_dynamic", "w4a8_dynamic", "bf16"):
         return False
     if config == "fp16":
         return version not in (EncodingsVersion.AIMET_2_0_0, EncodingsVersion.AIMET_2_1_0)

@@ -9,9 +9,22 @@ import torch
 from torch import nn
 
 from quantsim.errors import ConfigurationError
+from quantsim.nn import compute_encodings
+from quantsim.optical import OtLinear
 from quantsim.quantization import affine
 from quantsim.quantization import float as float_quantization
-from quantsim.sim import PRESETS, FloatSetting, IntegerSetting, MXSetting, QuantizationSimModel, SimulationConfig
+from quantsim.quantization.optical import OpticalQuantizeDequantize
+from quantsim.sim import (
+    PRESETS,
+    FloatSetting,
+    IntegerSetting,
+    ModulePattern,
+    MXSetting,
+    OpticalSetting,
+    PlacementRule,
+    QuantizationSimModel,
+    SimulationConfig,
+)
 from quantsim.sim.presets import preset, preset_names
 
 LEAST_SQNR = {
@@ -31,8 +44,9 @@ LEAST_SQNR = {
     "mxfp4": 10.0,
     "mxint8": 30.0,
     "nvfp4": 12.0,
+    "optical_256": 25.0,
 }
-NEED_DATA = {"w8a8", "w4a8"}
+NEED_DATA = {"w8a8", "w4a8", "optical_256"}
 MODELS = ("mlp", "cnn", "bert")
 
 
@@ -93,6 +107,55 @@ def test_the_other_presets_are_what_their_names_say() -> None:
 def test_a_block_preset_is_the_format_of_its_name(name: str, format: str) -> None:
     config = preset(name)
     assert config.weights == config.activations == MXSetting(format=format)
+
+
+def test_the_optical_preset_is_that_of_optical_layers(mlp: Any) -> None:
+    sim = QuantizationSimModel(mlp.model, mlp.example, config="optical_256")
+    sim.compute_encodings(mlp.batches)
+    layer: Any = OtLinear.from_linear(mlp.model[0], noise="none").eval()
+    with torch.no_grad(), compute_encodings(layer):
+        for batch in mlp.batches:
+            layer(batch)
+    for ours, theirs in (
+        (sim.module("0").input_quantizers[0], layer.input_quantizers[0]),
+        (sim.module("0").param_quantizers["weight"], layer.param_quantizers["weight"]),
+    ):
+        assert isinstance(ours, OpticalQuantizeDequantize) and not ours.training
+        assert ours.format == theirs.format and torch.equal(ours.range, theirs.range)
+
+
+def test_optical_outputs_have_noise_of_their_own() -> None:
+    noisy = OpticalSetting(noise="dither")  # pyright: ignore[reportArgumentType]
+    config = SimulationConfig(
+        name="detector",
+        weights=OpticalSetting(lut=0.02),
+        activations=OpticalSetting(),
+        rules=(PlacementRule(match=ModulePattern(type="Linear"), outputs=noisy),),
+    )
+    assert SimulationConfig.model_validate_json(config.model_dump_json()) == config
+    sim = QuantizationSimModel(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).eval(), torch.randn(2, 4), config=config)
+    sim.compute_encodings(lambda model: model(torch.randn(64, 4)))
+    x = torch.randn(50, 4)
+    assert not torch.equal(sim(x), sim(x))
+    seeds = {int(getattr(quantizer, "seed", 0)) for place, quantizer in sim.quantizers() if "output" in place}
+    assert len(seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"levels": 1}, "levels"),
+        ({"lut": 1.0}, "lut"),
+        ({"noise": "shot"}, "photons go with shot noise only"),
+        ({"photons": 5.0}, "photons go with shot noise only"),
+        ({"quantiles": (0.9, 0.1)}, "two rising numbers"),
+        ({"smooth_factor": 2.0}, "smooth_factor"),
+        ({"granularity": "channel"}, "granularity"),
+    ],
+)
+def test_wrong_optical_settings_are_named(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        SimulationConfig.parse({"name": "x", "weights": {"kind": "optical", **wrong}})
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])

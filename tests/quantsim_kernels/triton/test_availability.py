@@ -11,6 +11,7 @@ from quantsim_kernels.triton.availability import (
     float_matmul_objection,
     launch_objection,
     mx_objection,
+    optical_objection,
 )
 
 
@@ -27,7 +28,12 @@ def test_objections_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_objections_to_dtypes_and_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     x, mxfp4 = torch.ones(2, 64), mx_format("mxfp4")
-    for objection in (float_cast_objection(x), mx_objection(x, mxfp4), float_matmul_objection(x, x, None)):
+    for objection in (
+        float_cast_objection(x),
+        mx_objection(x, mxfp4),
+        float_matmul_objection(x, x, None),
+        optical_objection(x, x, None),
+    ):
         assert objection is not None
         assert "CUDA tensors only" in objection
     monkeypatch.setattr("quantsim_kernels.triton.availability.is_interpreted", lambda: True)
@@ -35,6 +41,9 @@ def test_objections_to_dtypes_and_formats(monkeypatch: pytest.MonkeyPatch) -> No
     operand = DeferredOperand(x.double(), torch.round, float_format("e4m3fn"))
     assert float_cast_objection(x.double()) == "it computes in float32, and x is float64"
     assert mx_objection(x, mxfp4) is None
+    assert optical_objection(x, x.half(), None, levels=256) is None
+    assert optical_objection(x, x.double()) == float_cast_objection(x.double())
+    assert optical_objection(x, x.to("meta")) is not None
     assert float_matmul_objection(x, QuantizedOperand(values=x, format=IntFormat(0, 3)), None) is None
     assert float_matmul_objection(x, operand) == float_cast_objection(x.double())
     assert block_format_objection(NVFP4Format(), 10**6) is None
