@@ -383,7 +383,6 @@ def route_functions(
         for path, module in paths.items():
             if isinstance(module, BaseQuantizationMixin):
                 module.__dict__["_is_shielded"] = True
-                hooks.append(module.register_forward_hook(lambda module, args, output: activations.add(output)))
             elif _can_be_routed(module):
                 module.__class__ = _routed(type(module))
                 # What iterates over its children would run the operations.
@@ -391,6 +390,8 @@ def route_functions(
                     operations = FunctionalOperations()
                     operations.record = _Record(activations)
                     module.add_module(HOLDER, operations)
+                    continue
+            hooks.append(module.register_forward_hook(lambda module, args, output: activations.add(output)))
         run()
         found: dict[str, FunctionalOperations] = {}
         for path, module in paths.items():
