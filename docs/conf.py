@@ -21,8 +21,9 @@ extensions = [
     "sphinx.ext.viewcode",
     "tables_from_code",
     "float_formats",
+    "optical",
 ]
-exclude_patterns = ["_build", "_extensions"]
+exclude_patterns = ["_build", "_extensions", "results"]  # results are included by the pages that show them
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]

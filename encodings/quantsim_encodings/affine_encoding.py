@@ -44,7 +44,8 @@ class AffineEncoding(Encoding):
         zero_point_shift: Constant shift of the grid in steps (0 or 0.5).
 
     Raises:
-        EncodingsError: If a scale is not finite and positive, or shapes or granularity contradict each other.
+        EncodingsError: If a scale is not finite and positive, or so large that the grid is not finite, or shapes or
+            granularity contradict each other.
 
     Example:
         >>> from quantsim_encodings.granularity import PerTensor
@@ -79,6 +80,12 @@ class AffineEncoding(Encoding):
         if not math.isfinite(self.zero_point_shift):
             raise fail(owner, "zero_point_shift", f"got {self.zero_point_shift!r}, expected a finite number")
         check_granularity(owner, self.granularity, scale.shape)
+        with np.errstate(over="ignore"):
+            reaches = np.isfinite(self.min) & np.isfinite(self.max)
+        if not reaches.all():
+            raise fail(
+                owner, "scale", f"got {extent(scale)}, expected a scale whose grid ends before the largest real number"
+            )
 
     @property
     def min(self) -> NDArray[Any]:

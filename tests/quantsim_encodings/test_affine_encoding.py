@@ -119,6 +119,7 @@ def test_encodings_survive_copying_and_pickling(encoding) -> None:
         ({"scale": [-1.0], "granularity": PerTensor()}, "$.scale", "got -1.0"),
         ({"scale": float("nan")}, "$.scale", "got NaN or infinity"),
         ({"scale": [0.5, np.inf]}, "$.scale", "got NaN or infinity"),
+        ({"scale": 1e308}, "$.scale", "grid ends before the largest real number"),
         ({"scale": []}, "$.scale", "got no number"),
         ({"scale": "0.5"}, "$.scale", "array of dtype"),
         ({"scale": [[0.5], [0.5, 0.5]]}, "$.scale", "rectangular"),
