@@ -113,9 +113,7 @@ class SpecifiedModule(BaseQuantizationMixin):
         quantized: list[Any] = []
         for index, value in enumerate(values):
             quantizer = quantizers[index] if index < len(quantizers) else None
-            quantized.append(
-                value if quantizer is None else self._quantize_tensor(container, index, quantizer, value)
-            )
+            quantized.append(value if quantizer is None else self._quantize_tensor(container, index, quantizer, value))
         return quantized
 
     def _quantize_outputs(self, result: Any) -> Any:

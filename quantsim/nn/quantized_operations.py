@@ -128,9 +128,9 @@ OPERATIONS: Final = tuple(
     add sub mul div matmul bmm linear baddbmm addmm mm mv dot einsum inner outer addbmm tensordot bilinear
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention
     cat stack pow exp log sqrt rsqrt square reciprocal neg abs sin cos erf clamp clip maximum minimum where lerp addcmul
-    addcdiv floor_divide remainder cumsum sum mean amax amin var std norm prod logsumexp softmax log_softmax sigmoid tanh
-    relu relu6 gelu silu mish elu selu celu leaky_relu prelu hardswish hardsigmoid hardtanh softplus softsign logsigmoid
-    glu threshold layer_norm rms_norm group_norm batch_norm instance_norm local_response_norm normalize
+    addcdiv floor_divide remainder cumsum sum mean amax amin var std norm prod logsumexp softmax log_softmax sigmoid
+    tanh relu relu6 gelu silu mish elu selu celu leaky_relu prelu hardswish hardsigmoid hardtanh softplus softsign
+    logsigmoid glu threshold layer_norm rms_norm group_norm batch_norm instance_norm local_response_norm normalize
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate grid_sample
     index_add scatter_add bincount cosine_similarity
     """.split()

@@ -21,7 +21,6 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -330,7 +329,8 @@ def _routed(cls: type[nn.Module]) -> type[nn.Module]:
         "_routed_class": cls,
         "forward": _forward_like(cls),
     }
-    return type(cls)(cls.__name__, (cls,), namespace)
+    metaclass: Any = type(cls)
+    return metaclass(cls.__name__, (cls,), namespace)
 
 
 def _forward_like(cls: type[nn.Module]) -> Callable[..., Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from quantsim.nn import BaseQuantizationMixin
 from quantsim.sim.example_run import ModuleCall, UnquantizedOperation
 from quantsim.sim.functional_routing import HOLDER
 from quantsim.sim.operations import GEMM_OPERATIONS, JOINING_OPERATIONS
@@ -51,8 +51,8 @@ def find_idle_operations(
         if part and not in_use:
             continue  # reported as the whole
         if part:
-            module: BaseQuantizationMixin = model.get_submodule(path)  # pyright: ignore[reportAssignmentType]
-            function = module._spec.op  # pyright: ignore[reportAttributeAccessIssue]
+            module: Any = model.get_submodule(path)
+            function = str(module._spec.op)
         elif in_use:
             continue  # its parts are reported
         if function in JOINING_OPERATIONS:

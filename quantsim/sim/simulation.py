@@ -143,7 +143,7 @@ class QuantizationSimModel:
             ['Linear', 'ReLU']
         """
         unroute_functions(self.model)
-        originals = {
+        originals: dict[nn.Module, nn.Module] = {
             quantized: quantized.get_original_module()
             for module, quantized in self._swapped.items()
             if module is not quantized
