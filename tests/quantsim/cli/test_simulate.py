@@ -134,7 +134,7 @@ def test_a_hugging_face_folder_and_a_text_file(run: Run, hugging_face: Path, tmp
     assert done.code == 0, done.err
     table = rows(done.out)
     assert float(table["w8a8"][0]) > 20
-    assert table["w8a8"][4] == "7 of 9"
+    assert table["w8a8"][4] == "9 of 9"
     assert "scaled_dot_product_attention" in done.out
     assert len(quantsim_encodings.read(tmp_path / f"{hugging_face.name}.w8a8.json")) == 14
 
