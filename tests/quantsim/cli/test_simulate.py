@@ -136,7 +136,9 @@ def test_a_hugging_face_folder_and_a_text_file(run: Run, hugging_face: Path, tmp
     assert float(table["w8a8"][0]) > 20
     assert table["w8a8"][4] == "9 of 9"
     assert "unquantized operation: softmax" in " ".join(done.out.split())
-    assert len(quantsim_encodings.read(tmp_path / f"{hugging_face.name}.w8a8.json")) == 18  # 7 layers with two each, attention with four
+    assert (
+        len(quantsim_encodings.read(tmp_path / f"{hugging_face.name}.w8a8.json")) == 18
+    )  # 7 layers with two each, attention with four
 
 
 def test_a_hugging_face_folder_alone(run: Run, hugging_face: Path) -> None:
