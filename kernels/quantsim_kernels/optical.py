@@ -53,8 +53,8 @@ class OpticalGradient(StrEnum):
 def _check(levels: int, lut: float | None, noise: Any, photons: float | None, ste: Any) -> tuple[Any, Any]:
     """Noise and gradient as enums; raises where a setting is impossible."""
     format = OpticalFormat(levels, lut, noise)
-    number = isinstance(photons, (int, float)) and not isinstance(photons, bool)
-    if format.noise is OpticalNoise.SHOT and not (number and 0.0 < photons < math.inf):  # type: ignore[operator]
+    counted = isinstance(photons, (int, float)) and not isinstance(photons, bool) and 0.0 < photons < math.inf
+    if format.noise is OpticalNoise.SHOT and not counted:
         raise ValueError(f"photons: got {photons!r}, expected a positive finite number for noise='shot'")
     try:
         return format.noise, OpticalGradient(ste)
@@ -182,7 +182,7 @@ def optical_quantize(
     function = partial(kernel, **settings)
     if not _needs_grad(x):
         return function(x, range.detach())
-    return QuantizeFunction.apply(x, range.detach(), function, clipped)  # type: ignore[no-any-return]
+    return QuantizeFunction.apply(x, range.detach(), function, clipped)
 
 
 def optical_linear(
@@ -275,7 +275,7 @@ def optical_linear(
     function = partial(_kernel(LINEAR, reference.linear, *operands, **settings), **settings)
     if not needs_grad:
         return function(*operands)
-    return LinearFunction.apply(*operands, error_map, function, clipped)  # type: ignore[no-any-return]
+    return LinearFunction.apply(*operands, error_map, function, clipped)
 
 
 def _total(photons: float | None, x: Tensor) -> float | None:
@@ -386,7 +386,7 @@ def optical_matmul(
     function = partial(_kernel(MATMUL, reference.matmul, *operands, **settings), **settings)
     if not needs_grad:
         return function(*operands)
-    return MatmulFunction.apply(*operands, error_map, function, clipped)  # type: ignore[no-any-return]
+    return MatmulFunction.apply(*operands, error_map, function, clipped)
 
 
 registry.register(op=QUANTIZE, scheme=Scheme.OPTICAL, backend=Backend.REFERENCE)(reference.quantize)

@@ -21,8 +21,8 @@ LINEAR = "squeezelight_linear"
 
 
 def _check_number(name: str, value: object, low: float, high: float | None) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not low <= value < float("inf") or (high is not None and value > high):  # type: ignore[operator]
+    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+    if not low <= number < float("inf") or (high is not None and number > high):
         expected = f"a number from {low:g} to {high:g}" if high is not None else f"a finite number from {low:g}"
         raise ValueError(f"{name}: got {value!r}, expected {expected}")
 

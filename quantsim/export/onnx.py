@@ -225,10 +225,10 @@ def _target(path: str | Path) -> Path:
     return path if path.suffix == ".onnx" else path / "model.onnx"
 
 
-def _versions(wanted: object) -> tuple[EncodingsVersion, ...]:
+def _versions(wanted: EncodingsVersion | str | Iterable[EncodingsVersion | str] | None) -> tuple[EncodingsVersion, ...]:
     if wanted is None:
         return ()
-    values: Iterable[Any] = [wanted] if isinstance(wanted, str) else wanted  # type: ignore[assignment]
+    values = [wanted] if isinstance(wanted, str) else wanted
     versions: list[EncodingsVersion] = []
     for value in values:
         try:

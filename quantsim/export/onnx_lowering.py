@@ -285,9 +285,10 @@ class _Writer:
 
 def _spread(values: np.ndarray, x: ir.Value) -> np.ndarray:
     for axis, length in enumerate(x.shape or ()):
-        if values.shape[axis] != length:
-            size = -(-int(length) // values.shape[axis])  # type: ignore[arg-type]
-            values = values.repeat(size, axis).take(range(int(length)), axis)  # type: ignore[arg-type]
+        if values.shape[axis] not in (1, length):
+            assert isinstance(length, int), "an axis with several scales has a fixed length"
+            size = -(-length // values.shape[axis])
+            values = values.repeat(size, axis).take(range(length), axis)
     return values
 
 
@@ -364,9 +365,11 @@ def lower(
                 _replace(graph, node, value, [])
     single = [stand_in for stand_in in stand_ins if stand_in.leave is None]
     casts = [
-        StandIn(node, key, node.inputs[0], name=f"{written_out[key].name}_scaled")  # type: ignore[arg-type]
+        StandIn(node, key, scaled, name=f"{written_out[key].name}_scaled")
         for node in graph
-        if node.domain == DOMAIN and (key := node.attributes[KEY].as_int()) in written_out
+        if node.domain == DOMAIN
+        and (key := node.attributes[KEY].as_int()) in written_out
+        and (scaled := node.inputs[0]) is not None
     ]
     for stand_in in (*single, *casts):
         read = stand_in.input

@@ -96,7 +96,7 @@ class RoundingQuantizerBase(QuantizerBase):
 
     def current_seed(self) -> Tensor | None:
         """Returns the seed of the next call as a tensor of its own, or ``None`` in deterministic modes."""
-        return self._buffers["seed"].clone() if self._stochastic else None  # pyright: ignore[reportOptionalMemberAccess]
+        return self._seed_buffer().clone() if self._stochastic else None
 
     def advance_seed(self) -> None:
         """Moves on to the noise of the next call; nothing in deterministic modes.
@@ -105,14 +105,19 @@ class RoundingQuantizerBase(QuantizerBase):
         """
         if self._stochastic:
             with torch.no_grad():
-                self._buffers["seed"].add_(SEED_STEP)  # pyright: ignore[reportOptionalMemberAccess]
+                self._seed_buffer().add_(SEED_STEP)
 
     def take_training_choices(self, other: RoundingQuantizerBase) -> None:
         """Does as ``other``, whose place it takes, in what no encoding says: here, where the noise stands."""
         if self._stochastic and other._stochastic:
             self._first_seed = other._first_seed
             with torch.no_grad():
-                self._buffers["seed"].copy_(other._buffers["seed"])  # type: ignore[union-attr, arg-type]
+                self._seed_buffer().copy_(other._seed_buffer())
+
+    def _seed_buffer(self) -> Tensor:
+        seed = self._buffers["seed"]
+        assert seed is not None
+        return seed
 
     # ---------------------------------------------------------------- persistence
 

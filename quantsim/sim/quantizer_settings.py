@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import override
@@ -198,8 +198,8 @@ class _RoundedSetting(Setting):
 
     @field_validator("rounding", mode="before")
     @classmethod
-    def _rounding_by_name_or_number(cls, value: object) -> RoundingMode:
-        return RoundingMode.parse(value)  # type: ignore[arg-type]  # which refuses what it does not know
+    def _rounding_by_name_or_number(cls, value: Any) -> RoundingMode:
+        return RoundingMode.parse(value)  # which refuses what it does not know
 
     @property
     def _rounding_label(self) -> str:

@@ -135,7 +135,7 @@ class _RoundToLevels(torch.autograd.Function):
 
 
 def _on_levels(x: Tensor, bits: int, clip: bool) -> Tensor:
-    return _RoundToLevels.apply(x, 2**bits - 1, clip)  # type: ignore[no-any-return]
+    return _RoundToLevels.apply(x, 2**bits - 1, clip)
 
 
 def _squashed(values: Tensor) -> tuple[Tensor, Tensor]:

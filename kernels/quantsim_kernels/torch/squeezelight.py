@@ -162,4 +162,4 @@ def squeezelight_linear(
         y = _Rings.apply(power, matrix, factors, seed, phase_noise, (count, blocks, miniblock), attenuation, coupling)
     if bias is not None:
         y = y + bias.to(dtype)
-    return y.reshape((*x.shape[:-1], out_features)).to(x.dtype)  # type: ignore[union-attr]
+    return y.reshape((*x.shape[:-1], out_features)).to(x.dtype)
