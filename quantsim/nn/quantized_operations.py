@@ -7,7 +7,6 @@ arguments have a module form of their own (``matmul``, ``add``, ...) use that; a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from quantsim.nn.generation import generate_class
 from quantsim.nn.kernel_quant import QuantizationMixin, SpecifiedQuantizedModule
 from quantsim.nn.quantized_forward import SpecifiedModule
 from quantsim.nn.specification import ModuleSpec
+from quantsim_kernels.reference.attention import attention_steps
 
 __all__ = ["OPERATIONS", "DecomposedAttention", "Operation", "make_operation", "takes_part"]
 
@@ -90,24 +90,24 @@ class DecomposedAttentionBehaviour(SpecifiedModule):
         enable_gqa: bool = False,
     ) -> Tensor:
         module: Any = self
-        if enable_gqa and key.shape[-3] != query.shape[-3]:
-            repeats = query.shape[-3] // key.shape[-3]
-            key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-        scores = module.qk_matmul(query, key.transpose(-2, -1))
-        scores = scores * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale)
-        if is_causal:
-            length, keys = scores.shape[-2:]
-            allowed = torch.ones(length, keys, dtype=torch.bool, device=scores.device).tril()
-            scores = scores.masked_fill(~allowed, -math.inf)
-        if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
-        probabilities = module.softmax(scores)
-        if attn_mask is not None:
-            # Rows without any key: torch's fused attention gives 0, softmax alone NaN.
-            probabilities = probabilities.masked_fill((scores == -math.inf).all(-1, keepdim=True), 0.0)
-        if dropout_p:
-            probabilities = F.dropout(probabilities, dropout_p)
-        return module.pv_matmul(probabilities, value)
+        length, keys = query.shape[-2], key.shape[-2]
+        if is_causal and length != keys:  # torch aligns the first query with the first key, not the last with the last
+            attn_mask = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril()
+            is_causal = False
+        output, _ = attention_steps(
+            query,
+            key,
+            value,
+            lambda a, b, _: module.qk_matmul(a, b),
+            lambda a, b, _: module.pv_matmul(a.to(b.dtype), b),
+            attn_mask=attn_mask,
+            dropout=(lambda weights: F.dropout(weights, dropout_p)) if dropout_p else None,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            softmax=module.softmax,
+        )
+        return output
 
 
 _WITH_MODULE_FORM: Final = {
@@ -125,7 +125,7 @@ _WITH_MODULE_FORM: Final = {
 
 OPERATIONS: Final = tuple(
     """
-    add sub mul div matmul bmm linear baddbmm addmm mm mv dot einsum inner outer addbmm tensordot bilinear
+    add sub mul div matmul bmm linear baddbmm addmm mm mv dot einsum inner outer addbmm tensordot bilinear grouped_mm
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention
     cat stack pow exp log sqrt rsqrt square reciprocal neg abs sin cos erf clamp clip maximum minimum where lerp addcmul
     addcdiv floor_divide remainder cumsum sum mean amax amin var std norm prod logsumexp softmax log_softmax sigmoid

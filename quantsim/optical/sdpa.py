@@ -18,8 +18,9 @@ from quantsim.quantization.optical import DEFAULT_LUT, batch_range
 from quantsim.quantization.optical.analyzer import smoothed
 from quantsim_encodings.formats import OpticalNoise
 from quantsim_kernels.optical import OpticalGradient, optical_matmul, optical_quantize
-from quantsim_kernels.optical_attention import Product, attention_steps, attention_weights, optical_attention
+from quantsim_kernels.optical_attention import optical_attention
 from quantsim_kernels.random_seeds import SEED_STEP, seed_tensor
+from quantsim_kernels.reference.attention import Product, attention_steps, attention_weights
 
 __all__ = ["attention_probabilities", "float_attention", "optical_transformer_SDPA"]
 
@@ -67,7 +68,7 @@ def _product(a: Tensor, b: Tensor, a_range: Tensor, b_range: Tensor, lut: float 
 def attention_probabilities(
     scores: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float, where: str = "attention"
 ) -> Tensor:
-    """Scales and masks scores, and normalises each row: `quantsim_kernels.optical_attention.attention_weights`.
+    """Scales and masks scores, and normalises each row: `quantsim_kernels.reference.attention.attention_weights`.
 
     Args:
         scores: Products of queries and keys, shape (..., L, S).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,15 @@ def test_attention_without_quantizers_is_torchs(mask: str, causal: bool) -> None
     options = {"attn_mask": given, "is_causal": causal, "enable_gqa": True, "scale": 0.2}
     expected = F.scaled_dot_product_attention(q, k, v, **options)
     torch.testing.assert_close(make_operation("scaled_dot_product_attention", 3)(q, k, v, **options), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_causal_attention_of_fewer_queries_than_keys_aligns_as_torch_does(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, length, 8, dtype=dtype) for length in (3, 7, 7))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    got = make_operation("scaled_dot_product_attention", 3)(q, k, v, is_causal=True)
+    close: dict[str, Any] = (
+        {"rtol": 0.0, "atol": 2.0**-7} if dtype is torch.bfloat16 else {}
+    )  # torch rounds nothing in between
+    torch.testing.assert_close(got, expected, **close)
