@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version as version_of_package
 from pathlib import Path
@@ -355,7 +358,7 @@ def _traced(
     from quantsim.export.onnx_placeholders import stand_ins
 
     try:
-        with evaluation_mode(sim.model), torch.no_grad(), stand_ins(sim.model, keys, written_out):
+        with evaluation_mode(sim.model), torch.no_grad(), stand_ins(sim.model, keys, written_out), _without_asides():
             program = torch.onnx.export(
                 sim.model,
                 inputs.args,
@@ -378,6 +381,20 @@ def _traced(
         ) from error
     assert program is not None
     return program.model
+
+
+@contextmanager
+def _without_asides() -> Iterator[None]:
+    """Keeps from users what the exporter says of torchvision's operators and of torch's own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _finish(model: ir.Model, sim: QuantizationSimModel, name_map: Mapping[str, Sequence[str]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,13 @@ def test_quantized_outputs_of_the_model(tmp_path: Path) -> None:
     assert [value.name for value in onnx.load(str(report.path)).graph.output] == ["scores"]
     with torch.no_grad():
         torch.testing.assert_close(result_of(report.path, inputs), sim(inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_torchs_exporter_says_nothing_of_its_own(tmp_path: Path, mlp: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_onnx(mlp.sim, tmp_path, mlp.inputs)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_the_simulation_is_unchanged(tmp_path: Path, mlp: Any) -> None:
