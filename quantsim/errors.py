@@ -9,6 +9,7 @@ __all__ = [
     "NonFiniteError",
     "NotCalibratedError",
     "QuantsimError",
+    "RankError",
     "ShapeError",
     "UnknownModuleError",
 ]
@@ -119,3 +120,7 @@ class ConfigurationError(QuantsimError, ValueError):
 
 class ShapeError(QuantsimError, ValueError):
     """A tensor's shape does not fit the quantizer's shape or block size."""
+
+
+class RankError(QuantsimError, RuntimeError):
+    """Another process of a distributed run failed, or does something else than this one."""

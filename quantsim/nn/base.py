@@ -186,6 +186,15 @@ class BaseQuantizationMixin(EncodingsInterface, QuantizerRemoval):
                 expected=f"one that {cls.__name__} implements",
                 fix=f"call {mixin.__name__}.from_module",
             )
+        if "_hf_hook" in module.__dict__:  # its forward is an attribute that holds the float module
+            raise ConfigurationError(
+                "a module with a hook of accelerate cannot be quantized: the hook would go on calling the float module",
+                where=f"{cls.__name__}.from_module",
+                got=f"{type(module).__name__} with {type(module.__dict__['_hf_hook']).__name__}",
+                expected="modules without hooks",
+                fix="call accelerate.hooks.remove_hook_from_module(model, recurse=True), make the simulation, and use "
+                "quantsim.integrations.accelerate.offload_simulation then",
+            )
         quantized: Any = object.__new__(quantized_class)
         quantized.__dict__.update(_shared_attributes(module))
         quantized.__quant_init__()

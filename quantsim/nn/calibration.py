@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from quantsim.errors import QuantsimError
 from quantsim.nn.containers import CONTAINERS, quantizers_of
+from quantsim.nn.distributed_statistics import calibrate_together
 from quantsim.nn.grid_recovery import recover_grid
 from quantsim.nn.observation import CalibrationReport, QuantizerPlace, observe, preserve_on_error
 from quantsim.quantization.base import QuantizerBase
+from quantsim.quantization.ranks import Ranks
+from quantsim.quantization.sharded_tensors import return_to_shards, whole
+
+if TYPE_CHECKING:
+    from quantsim.quantization.ranks import RankChoice
 
 __all__ = ["compute_encodings", "compute_param_encodings", "named_quantized_modules"]
 
@@ -28,20 +35,26 @@ def named_quantized_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]
 
 
 @contextmanager
-def compute_encodings(model: nn.Module) -> Iterator[CalibrationReport]:
+def compute_encodings(model: nn.Module, *, process_group: RankChoice = "all") -> Iterator[CalibrationReport]:
     """Calibrates all quantizers of the quantized modules of ``model``: parameters now, activations at the block's end.
 
     Inside the block, input and output quantizers pass tensors through unchanged while they observe; quantizers that
     must not be overwritten keep quantizing, parameters are quantized. An exception leaves every quantizer as it was.
 
+    In a distributed run every rank calls this, each on its share of the data; at the end the statistics are united, so
+    that all ranks set the ranges of all data. An exception on one rank becomes a `RankError` on the others.
+
     Args:
         model: Model with quantized modules, or one of these.
+        process_group: The ranks that calibrate together: ``"all"`` of the default group, if there is one; a group; or
+            None, each rank for itself.
 
     Yields:
         A report, filled in at the end; quantizers that saw no data are listed in it and warned of.
 
     Raises:
         NonFiniteError: If NaN or infinity was observed; the text names the quantizer.
+        RankError: If calibration failed on another rank, or the ranks have different quantizers.
 
     Example:
         >>> from quantsim.nn import QuantizedLinear, QuantizedReLU
@@ -63,10 +76,19 @@ def compute_encodings(model: nn.Module) -> Iterator[CalibrationReport]:
         place.quantizer for name, module in modules for place in quantizer_places(name, module, ("param_quantizers",))
     ]
     report = CalibrationReport()
-    with preserve_on_error(parameters), _names_in_errors(modules):
+    return_to_shards(model)
+    quantizers = [*parameters, *(place.quantizer for place in activations)]
+    with (
+        calibrate_together(
+            Ranks.of(process_group), announce_failures=not any(quantizer.is_sharded for quantizer in quantizers)
+        ) as joint,
+        preserve_on_error(parameters),
+        _names_in_errors(modules),
+    ):
         calibrate_parameters(modules, overwrite=True)
-        with observe(activations, report):
+        with observe(activations, report, joint):
             yield report
+            return_to_shards(model)
 
 
 @contextmanager
@@ -95,6 +117,7 @@ def compute_param_encodings(model: nn.Module, *, overwrite: bool = True) -> None
     Raises:
         NonFiniteError: If a parameter holds NaN or infinity; the text names it, and no quantizer has changed.
     """
+    return_to_shards(model)
     calibrate_parameters(named_quantized_modules(model), overwrite=overwrite)
 
 
@@ -143,6 +166,7 @@ def calibrate_parameters(modules: Iterable[tuple[str, nn.Module]], *, overwrite:
 def _calibrate(quantizer: QuantizerBase, parameters: list[torch.Tensor]) -> None:
     if any(parameter.is_meta for parameter in parameters):
         return
+    parameters = [whole(parameter) for parameter in parameters]
     if len(parameters) == 1 and recover_grid(quantizer, parameters[0]):
         return
     quantizer.begin_observation()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quantsim.errors import QuantsimError
+from quantsim.nn.distributed_statistics import JointCalibration
 from quantsim.quantization.base import QuantizerBase
 
 __all__ = ["CalibrationReport", "QuantizerPlace", "observe", "preserve_on_error"]
@@ -46,7 +47,9 @@ class CalibrationReport:
 
 
 @contextmanager
-def observe(places: Sequence[QuantizerPlace], report: CalibrationReport) -> Iterator[CalibrationReport]:
+def observe(
+    places: Sequence[QuantizerPlace], report: CalibrationReport, joint: JointCalibration | None = None
+) -> Iterator[CalibrationReport]:
     """Puts quantizers in pass-through observation inside the block, and sets their ranges when it ends normally.
 
     Quantizers that must not be overwritten keep quantizing. A quantizer in several places is observed once, over all
@@ -55,6 +58,7 @@ def observe(places: Sequence[QuantizerPlace], report: CalibrationReport) -> Iter
     Args:
         places: The quantizers; the locations are used in errors and the report.
         report: Filled in at the normal end.
+        joint: Makes the statistics those of all ranks before ranges are set; None for this process alone.
     """
     distinct: dict[int, QuantizerPlace] = {}
     for place in places:
@@ -67,6 +71,8 @@ def observe(places: Sequence[QuantizerPlace], report: CalibrationReport) -> Iter
                 if place.quantizer.is_observing:
                     began.append(place)
             yield report
+            if joint is not None:
+                joint.unite(began)
             while began:
                 place = began.pop()
                 _finish(place, report)

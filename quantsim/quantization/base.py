@@ -167,6 +167,11 @@ class QuantizerBase(RangeParameters):
         """Whether the quantizer is inside an observation: it collects statistics and passes its input through."""
         return self._observation_depth > 0
 
+    @property
+    def observation_depth(self) -> int:
+        """How many observations, one inside the other, the quantizer is in."""
+        return self._observation_depth
+
     @contextmanager
     def compute_encodings(self) -> Iterator[None]:
         """Observes all inputs inside the ``with`` block, and sets the range from them when it ends normally.

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from quantsim.errors import ConfigurationError
+from quantsim.errors import ConfigurationError, NotCalibratedError
+from quantsim.quantization.sharded_tensors import is_sharded, whole, write
 
 __all__ = ["RangeParameters"]
 
@@ -27,6 +28,8 @@ class RangeParameters(nn.Module):
     needs_calibration: ClassVar[bool] = True
     """Whether the quantizer has to see data (or be given a range) before it can be used."""
 
+    _was_sharded: bool = False
+
     def __init__(self) -> None:
         super().__init__()
         self._range_parameter_names: tuple[str, ...] = ()
@@ -34,6 +37,22 @@ class RangeParameters(nn.Module):
         self._overwrite_allowed = True
         self._observation_depth = 0
         self._derived: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Also notes parameters that are put in the place of others: FSDP2 swaps its parts and the whole this way.
+
+        It refills the whole's memory without counting that as a change, so nothing derived from it may be kept.
+        """
+        super().__setattr__(name, value)
+        if isinstance(value, Tensor):
+            self.__dict__["_derived"] = None
+            if is_sharded(value):
+                self.__dict__["_was_sharded"] = True
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether range parameters are spread over several ranks."""
+        return any(is_sharded(self._range_parameter(name)) for name in self._range_parameter_names)
 
     def is_initialized(self) -> bool:
         """Whether the range was calibrated, set or loaded."""
@@ -43,7 +62,7 @@ class RangeParameters(nn.Module):
             return False
         for name in self._range_parameter_names:
             values = self._range_parameter(name)
-            if values.is_meta or bool(torch.isnan(values.detach()).any()):
+            if values.is_meta or bool(torch.isnan(whole(values.detach())).any()):
                 return False
         self._initialized = True
         return True
@@ -69,7 +88,17 @@ class RangeParameters(nn.Module):
 
         Raises:
             ConfigurationError: If a value is NaN or infinite or does not broadcast to its parameter's shape.
+            NotCalibratedError: If it comes inside a forward of a sharded model, where it would be lost.
         """
+        if self._was_sharded and not self.is_sharded:
+            raise NotCalibratedError(
+                "the range of a sharded quantizer cannot be set inside a forward",
+                where=type(self).__name__,
+                got="whole parameters, whose memory FSDP2 is going to drop",
+                expected="ranges that are set before the model runs",
+                fix="call compute_param_encodings(), or compute_encodings on data, before; outside of a forward, "
+                "call reshard() of the sharded modules",
+            )
         checked: list[tuple[Tensor, Tensor]] = []
         for name, value in values.items():
             target = self._range_parameter(name)
@@ -90,7 +119,7 @@ class RangeParameters(nn.Module):
                     fix="pass one value per set of parameters, or make the quantizer with another shape",
                 ) from None
         for target, source in checked:
-            target.copy_(source)
+            write(target, source)
         self._forget_derived()
         self.is_initialized()  # notes it now: code that is compiled later cannot look at the values
 
@@ -101,6 +130,17 @@ class RangeParameters(nn.Module):
         if values is None:
             raise AttributeError(f"{type(self).__name__} has no range parameter {name!r}")
         return values
+
+    def give_dimension(self) -> None:
+        """Gives range parameters without a dimension one of size 1, as sharding needs it; values stay."""
+        for registry in (self._parameters, self._buffers):
+            for name in self._range_parameter_names:
+                values = registry.get(name)
+                if values is not None and values.dim() == 0:
+                    reshaped = values.detach().reshape(1)
+                    is_parameter = isinstance(values, nn.Parameter)
+                    setattr(self, name, nn.Parameter(reshaped, values.requires_grad) if is_parameter else reshaped)
+                    self.shape = (1,)
 
     def _forget_derived(self) -> None:
         """Drops what was derived from the range parameters (scale, offset); they are derived again when needed."""
@@ -146,6 +186,10 @@ class RangeParameters(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        for name in self._range_parameter_names:
+            saved, own = state_dict.get(f"{prefix}{name}"), self._range_parameter(name)
+            if isinstance(saved, Tensor) and saved.numel() == own.numel() == 1 and saved.shape != own.shape:
+                state_dict = {**state_dict, f"{prefix}{name}": saved.reshape(own.shape)}  # see give_dimension
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -21,8 +21,10 @@ from quantsim.sim.config import (
 from quantsim.sim.coverage import Coverage
 from quantsim.sim.encodings import LoadReport
 from quantsim.sim.example_run import UnquantizedOperation
+from quantsim.sim.model_blocks import find_blocks
 from quantsim.sim.patterns import ModulePattern
 from quantsim.sim.presets import PRESETS, preset, preset_names
+from quantsim.sim.sequential_calibration import SequentialCalibration
 from quantsim.sim.simulation import QuantizationSimModel
 from quantsim.sim.summary import QuantizerState, SimulationSummary, StorageSize, SummaryRow
 
@@ -44,11 +46,13 @@ __all__ = [
     "QuantizationSimModel",
     "QuantizerSetting",
     "QuantizerState",
+    "SequentialCalibration",
     "SimulationConfig",
     "SimulationSummary",
     "StorageSize",
     "SummaryRow",
     "UnquantizedOperation",
+    "find_blocks",
     "load_config",
     "preset",
     "preset_names",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +17,7 @@ from quantsim.errors import ConfigurationError, NotCalibratedError, UnknownModul
 from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
 from quantsim.quantization.base import QuantizerBase
 from quantsim.sim.assembly import make_quantizers
-from quantsim.sim.calibration import batch_runner, evaluation_mode
+from quantsim.sim.calibration import evaluation_mode
 from quantsim.sim.config import SimulationConfig, load_config
 from quantsim.sim.coverage import Coverage
 from quantsim.sim.encodings import LoadReport, export_document, model_fingerprint, place_quantizer, plan_load
@@ -30,6 +30,7 @@ from quantsim.sim.module_kinds import ModuleKind
 from quantsim.sim.placement import excluded_paths
 from quantsim.sim.recorded_run import RecordedRun
 from quantsim.sim.replacement import quantized_counterpart, swap_modules
+from quantsim.sim.sequential_calibration import run_on
 from quantsim.sim.slots import nearest_names, shown, slot_name
 from quantsim.sim.state import check_state
 from quantsim.sim.summary import SimulationSummary, iterate_quantizers, summarize
@@ -38,6 +39,8 @@ from quantsim_encodings.document import EncodingsDocument, EncodingsVersion, Ten
 
 if TYPE_CHECKING:
     from quantsim.nn import CalibrationReport, DispatchReport
+    from quantsim.quantization.ranks import RankChoice
+    from quantsim.sim.sequential_calibration import CalibrationData, SequentialChoice
 
 __all__ = ["QuantizationSimModel"]
 
@@ -216,22 +219,35 @@ class QuantizationSimModel:
     # ---------------------------------------------------------------- calibration
 
     @overload
-    def compute_encodings(self, data: None = None) -> AbstractContextManager[CalibrationReport]: ...
+    def compute_encodings(
+        self, data: None = None, *, process_group: RankChoice = "all"
+    ) -> AbstractContextManager[CalibrationReport]: ...
 
     @overload
-    def compute_encodings(self, data: Callable[[nn.Module], Any] | Iterable[Any]) -> CalibrationReport: ...
+    def compute_encodings(
+        self, data: CalibrationData, *, sequential: SequentialChoice = False, process_group: RankChoice = "all"
+    ) -> CalibrationReport: ...
 
     def compute_encodings(
-        self, data: Callable[[nn.Module], Any] | Iterable[Any] | None = None
+        self,
+        data: CalibrationData | None = None,
+        *,
+        sequential: SequentialChoice = False,
+        process_group: RankChoice = "all",
     ) -> AbstractContextManager[CalibrationReport] | CalibrationReport:
         """Calibrates: weights from their values, activations from the data that passes through.
 
         Activation quantizers observe and let pass; weights are quantized. No gradients; the model is in evaluation mode
         meanwhile. If anything fails, every quantizer is as it was.
 
+        In a distributed run every rank calls this with its share of the data, and all get the ranges of all data.
+
         Args:
             data: None: use as a context, and run the model inside. A callable: called with the model. Batches: each as
                 ``example_inputs`` are given; an iterable of them.
+            sequential: For models larger than the device's memory: run block after block, each for all batches. True
+                finds the blocks; or their path, or a `SequentialCalibration`. Needs batches.
+            process_group: The ranks whose statistics are united: all; those of a group; None for this rank alone.
 
         Returns:
             The context, or the report: what was calibrated, and which quantizers saw no data.
@@ -239,6 +255,7 @@ class QuantizationSimModel:
         Raises:
             NonFiniteError: NaN or infinity was seen; names the quantizer.
             ConfigurationError: ``data`` is neither callable nor iterable, or there was no batch.
+            RankError: Calibration failed on another rank, or the ranks have different quantizers.
 
         Example:
             >>> sim = QuantizationSimModel(nn.Sequential(nn.Linear(2, 2)), torch.zeros(1, 2), config="w8a8")
@@ -246,16 +263,16 @@ class QuantizationSimModel:
             >>> report.calibrated, report.unobserved
             (['0.input_quantizers[0]'], [])
         """
-        if data is None:
-            return self._calibration()
-        run = data if callable(data) else batch_runner(data, where=f"{type(self).__name__}.compute_encodings(data)")
-        with self._calibration() as report:
-            run(self.model)
+        if data is None and not sequential:
+            return self._calibration(process_group)
+        with self._calibration(process_group) as report:  # also around errors in the data: other ranks must hear of it
+            run_on(self.model, data, sequential, where=f"{type(self).__name__}.compute_encodings(data)")
         return report
 
     @contextmanager
-    def _calibration(self) -> Iterator[CalibrationReport]:
-        with evaluation_mode(self.model), torch.no_grad(), quantized_nn.compute_encodings(self.model) as report:
+    def _calibration(self, process_group: RankChoice) -> Iterator[CalibrationReport]:
+        calibration = quantized_nn.compute_encodings(self.model, process_group=process_group)
+        with evaluation_mode(self.model), torch.no_grad(), calibration as report:
             yield report
 
     def compute_param_encodings(self) -> None:
@@ -414,6 +431,13 @@ class QuantizationSimModel:
         """
         # By name: what exports is above the simulation, which must not depend on it.
         return importlib.import_module("quantsim.export").export_onnx(self, path, example_inputs, **options)
+
+    def report(self, path: str | Path, batches: Any, **options: Any) -> Any:
+        """Writes what can be said of the calibrated simulation as one HTML page, for people.
+
+        The same as `quantsim.report.write_simulation_report`, which says more.
+        """
+        return importlib.import_module("quantsim.report").write_simulation_report(self, path, batches, **options)
 
     def save_pretrained(self, folder: str | Path, *, fold_weights: bool = False) -> Path:
         """Writes weights, encodings and config into a folder; `load_simulation` makes the simulation again from it.

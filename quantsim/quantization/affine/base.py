@@ -16,6 +16,7 @@ from quantsim.quantization.affine.derived_range import DerivedRange
 from quantsim.quantization.affine.integer_grid import IntegerGrid
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.granularity import granularity_of
+from quantsim.quantization.sharded_tensors import whole
 from quantsim_kernels.reference.affine import range_from_scale_and_offset, scale_and_offset
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class AffineQuantizerBase(IntegerGrid, QuantizerBase):
             for name, end in (("min", min), ("max", max))
             if end is not None
         }
-        lower = ends.get("min", self._range_parameter("min")).detach()
-        upper = ends.get("max", self._range_parameter("max")).detach().to(lower.device)
+        lower = ends.get("min", whole(self._range_parameter("min").detach()))
+        upper = ends.get("max", whole(self._range_parameter("max").detach())).to(lower.device)
         if not (lower.is_meta or upper.is_meta):
             try:
                 crossed = bool((lower > upper).any())
@@ -172,7 +173,7 @@ class AffineQuantizerBase(IntegerGrid, QuantizerBase):
     def _scale_and_offset(self) -> tuple[Tensor, Tensor] | None:
         if not self.is_initialized():
             return None
-        return self.scale_from_range(self._range_parameter("min"), self._range_parameter("max"))
+        return self.scale_from_range(whole(self._range_parameter("min")), whole(self._range_parameter("max")))
 
     def get_scale(self, dtype: torch.dtype | None = None) -> Tensor | None:
         """Returns the scale in the quantizer's shape, or ``None`` while uninitialised.

@@ -12,6 +12,7 @@ from typing_extensions import override
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.affine.exchange import import_encoding
 from quantsim.quantization.affine.quantizers import QuantizeDequantize
+from quantsim.quantization.sharded_tensors import whole
 from quantsim_encodings.encoding import Encoding, GroupedBlockEncoding
 from quantsim_kernels.reference.affine import grouped_block_scale
 
@@ -114,7 +115,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         return self._group(raw_scale)[0], offset
 
     def _raw_scale(self) -> Tensor:
-        return super().scale_from_range(self._range_parameter("min"), self._range_parameter("max"))[0]
+        return super().scale_from_range(whole(self._range_parameter("min")), whole(self._range_parameter("max")))[0]
 
     def get_per_channel_scale(self, dtype: torch.dtype | None = None) -> Tensor | None:
         """Returns the float scale of each group, or ``None`` while uninitialised."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from quantsim.errors import ConfigurationError, NonFiniteError
 from quantsim.quantization.analyzers.grouping import normalise_shape
+
+if TYPE_CHECKING:
+    from quantsim.quantization.ranks import Ranks
 
 __all__ = ["EncodingAnalyzer", "NonFinitePolicy"]
 
@@ -89,6 +93,25 @@ class EncodingAnalyzer(ABC):
         Raises:
             ConfigurationError: If the other is of another kind or has another shape or block size.
         """
+
+    def reduce_over(self, ranks: Ranks) -> None:
+        """Makes the statistics those of all ranks together, the same on each; a collective operation.
+
+        Ranks without statistics take part; one at least must have some. Here every rank gets all analyzers and merges
+        them in the order of the ranks, on the CPU. Analyzers that can do with less communication override this.
+
+        Args:
+            ranks: Who calibrates together.
+        """
+        buffer = io.BytesIO()
+        if self.has_stats:
+            torch.save(self, buffer)
+        received = ranks.everyone(buffer.getvalue())
+        self.reset_stats()
+        for pickled in received:
+            if pickled:
+                # Of this run's own processes, which send what they like anyway: pickles are as safe as the run is.
+                self.merge(torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=False))
 
     @abstractmethod
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -153,6 +153,9 @@ class BinGrid:
         centres = other.lower[:, None] + other.step[:, None] * (
             torch.arange(other.capacity, device=other.counts.device, dtype=torch.float64) + 0.5
         )
+        # A group that saw one value only has bins of arbitrary width: its counts belong at that value.
+        single = other.minimum == other.maximum
+        centres = torch.where(single[:, None], other.minimum[:, None].double(), centres)
         target = torch.floor((centres - self.lower[:, None]) / self.step[:, None]).clamp_(min=0)
         target = torch.minimum(target, (self.used - 1)[:, None].double()).to(torch.int64)
         self.counts.scatter_add_(1, target, other.counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from quantsim.quantization.analyzers.min_max import observed_extremes
 from quantsim_encodings.formats import FloatFormat, IntFormat
 from quantsim_kernels import affine_quantize_dequantize, float_quantize_dequantize
 from quantsim_kernels.reference.affine import calibration_range, scale_and_offset
+
+if TYPE_CHECKING:
+    from quantsim.quantization.ranks import Ranks
 
 __all__ = ["ExactMseEncodingAnalyzer"]
 
@@ -85,6 +88,12 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         self._check_mergeable(other)
         assert isinstance(other, ExactMseEncodingAnalyzer)
         self._values += [values.clone() for values in other._values]
+
+    @override
+    def reduce_over(self, ranks: Ranks) -> None:
+        """Gives every rank the values of all."""
+        nothing = torch.empty(math.prod(self.shape), 0, device=self._values[0].device if self._values else None)
+        self._values = [ranks.joined(torch.cat([nothing, *self._values], dim=1))]
 
     @override
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from quantsim.quantization.analyzers.base import EncodingAnalyzer, NonFinitePoli
 from quantsim.quantization.analyzers.bin_grid import BinGrid, Histogram, count_values, first_grid
 from quantsim.quantization.analyzers.grouping import flatten_groups
 from quantsim.quantization.analyzers.min_max import observed_extremes
+
+if TYPE_CHECKING:
+    from quantsim.quantization.ranks import Ranks
 
 __all__ = ["Histogram", "HistogramEncodingAnalyzer"]
 
@@ -90,7 +94,7 @@ class HistogramEncodingAnalyzer(EncodingAnalyzer):
             minimum = torch.minimum(self._minimum, minimum.to(self._minimum.device))
             maximum = torch.maximum(self._maximum, maximum.to(self._maximum.device))
         kept = sum(part.shape[1] for part in self._samples) + values.shape[1]
-        if self._grid is None and (kept <= 2 * self.num_bins or kept * values.shape[0] <= _SAMPLES_KEPT):
+        if self._grid is None and self._may_keep(kept):
             self._samples.append(values.clone() if shares_memory else values)
         else:
             self._count_samples(minimum, maximum)
@@ -121,6 +125,36 @@ class HistogramEncodingAnalyzer(EncodingAnalyzer):
             assert self._grid is not None
             self._grid.merge(other._grid)
             self._minimum, self._maximum = minimum, maximum
+
+    @override
+    def reduce_over(self, ranks: Ranks) -> None:
+        """Joins what the ranks kept; where that would be too much, adds up counts on bins that span all ranks' range.
+
+        Few values: exactly what one process gets. Else each count is within half a bin of where one process has it.
+        """
+        groups = math.prod(self.shape)
+        if self._minimum is None or self._maximum is None:
+            self._minimum = torch.full((groups,), math.inf)
+            self._maximum = -self._minimum
+        self._minimum, self._maximum = ranks.smallest(self._minimum), ranks.largest(self._maximum)
+        own = sum(part.shape[1] for part in self._samples)
+        known = ranks.everyone((own, self._grid is not None))
+        kept = sum(values for values, _ in known)
+        if not any(has_grid for _, has_grid in known) and self._may_keep(kept):
+            samples = torch.cat([self._minimum.new_empty(groups, 0), *self._samples], dim=1)
+            self._samples = [ranks.joined(samples)]
+            return
+        common = BinGrid(self.num_bins, self._minimum, self._maximum)
+        if self._grid is not None:
+            common.merge(self._grid)
+        for values in self._samples:
+            common.add(values, self._minimum, self._maximum)
+        common.counts = ranks.total(common.counts)
+        self._samples, self._grid = [], common
+
+    def _may_keep(self, values: int) -> bool:
+        """Whether so many values of each group are kept rather than counted."""
+        return values <= 2 * self.num_bins or values * math.prod(self.shape) <= _SAMPLES_KEPT
 
     def _histograms(self) -> Iterator[Histogram]:
         """Yields the histograms of all groups, some groups at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from typing_extensions import override
 from quantsim.quantization.analyzers.base import EncodingAnalyzer, NonFinitePolicy, nonfinite_error
 from quantsim.quantization.analyzers.grouping import arrange
 from quantsim_kernels.reference.affine import calibration_range
+
+if TYPE_CHECKING:
+    from quantsim.quantization.ranks import Ranks
 
 __all__ = ["MinMaxEncodingAnalyzer", "observed_extremes"]
 
@@ -91,6 +95,13 @@ class MinMaxEncodingAnalyzer(EncodingAnalyzer):
         other = self._check_mergeable(other)
         if other._minimum is not None and other._maximum is not None:
             self._absorb(other._minimum, other._maximum)
+
+    @override
+    def reduce_over(self, ranks: Ranks) -> None:
+        if self._minimum is None or self._maximum is None:
+            self._minimum = torch.full((math.prod(self.shape),), math.inf)
+            self._maximum = -self._minimum
+        self._minimum, self._maximum = ranks.smallest(self._minimum), ranks.largest(self._maximum)
 
     def _absorb(self, minimum: Tensor, maximum: Tensor) -> None:
         if self._minimum is not None and self._maximum is not None:

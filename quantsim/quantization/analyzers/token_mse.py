@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from quantsim.quantization.analyzers import EncodingAnalyzer, MseEncodingAnalyze
 from quantsim.quantization.analyzers.error_search import Candidates
 from quantsim.quantization.analyzers.histogram import Histogram
 from quantsim.quantization.analyzers.min_max import observed_extremes
+
+if TYPE_CHECKING:
+    from quantsim.quantization.ranks import Ranks
 
 __all__ = ["TokenMseEncodingAnalyzer"]
 
@@ -145,6 +149,17 @@ class TokenMseEncodingAnalyzer(MseEncodingAnalyzer):
             merged[half // 2 : half // 2 + half] = counts.view(-1, 2).sum(1)
             counts, exponent = merged, exponent + 1
         self._counts += counts.to(self._counts.device)
+
+    @override
+    def reduce_over(self, ranks: Ranks) -> None:
+        """Brings the bins of all ranks to one width and adds up: what one process gets, but for rounding of sums."""
+        if self._minimum is None or self._maximum is None:
+            minimum, maximum = torch.tensor(math.inf), torch.tensor(-math.inf)
+        else:
+            minimum, maximum = self._minimum, self._maximum
+        self._cover(ranks.smallest(minimum), ranks.largest(maximum))
+        assert self._counts is not None
+        self._counts = ranks.total(self._counts)
 
     @override
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:

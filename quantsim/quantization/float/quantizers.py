@@ -26,6 +26,7 @@ from quantsim.quantization.float.formats import (
 )
 from quantsim.quantization.granularity import Granularity, granularity_of
 from quantsim.quantization.rounding import RoundingQuantizerBase
+from quantsim.quantization.sharded_tensors import whole
 from quantsim_encodings.encoding import Encoding, FloatEncoding
 from quantsim_encodings.formats import FloatFormat, NanEncoding, RoundingMode
 from quantsim_kernels import float_cast, float_quantize_dequantize
@@ -238,7 +239,7 @@ class FloatQuantizeDequantize(RoundingQuantizerBase):
             return None
         if not self._scaled:
             return torch.ones_like(self.maxval, dtype=dtype or torch.float32)
-        return self._scale_of(self._range_parameter("maxval")).to(dtype or torch.float32)
+        return self._scale_of(whole(self._range_parameter("maxval"))).to(dtype or torch.float32)
 
     def _scale_of(self, maxval: Tensor) -> Tensor:
         # A scale must be a positive normal number: beneath that, division would overflow.

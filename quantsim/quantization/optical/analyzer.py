@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from quantsim.quantization.analyzers.base import EncodingAnalyzer, NonFinitePolicy, nonfinite_error
+
+if TYPE_CHECKING:
+    from quantsim.quantization.ranks import Ranks
 
 __all__ = ["OpticalRangeAnalyzer", "batch_range", "over_all_ranks", "smoothed"]
 
@@ -162,6 +165,10 @@ class OpticalRangeAnalyzer(EncodingAnalyzer):
             mine = theirs if self._range is None else self._range
             theirs = theirs.to(mine.device)
             self._range = torch.stack((torch.minimum(mine[0], theirs[0]), torch.maximum(mine[1], theirs[1])))
+
+    @override
+    def reduce_over(self, ranks: Ranks) -> None:
+        """Nothing to do: each batch's range was already that of all ranks."""
 
     def _compute_range(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
         assert self._range is not None

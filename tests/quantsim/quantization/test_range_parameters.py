@@ -250,3 +250,35 @@ def test_a_range_that_was_set_can_be_compiled_at_once() -> None:
     compiled = torch.compile(quantizer, fullgraph=True, backend="eager")
     x = torch.randn(8)
     assert torch.equal(compiled(x), quantizer(x))
+
+
+def test_a_parameter_put_in_place_again_is_read_again() -> None:
+    """FSDP2 refills the memory of the same parameter without counting that as a change."""
+    quantizer = affine.QuantizeDequantize((), 8, False)
+    quantizer.set_range(0.0, 255.0)
+    assert float(quantizer(torch.tensor(300.0))) == 255.0
+    parameter, version = quantizer.max, quantizer.max._version
+    parameter.data.fill_(127.5)
+    assert parameter._version == version
+    quantizer.max = parameter
+    assert float(quantizer(torch.tensor(300.0))) == 127.5
+
+
+def test_ranges_get_a_dimension_and_lose_nothing() -> None:
+    quantizer, plain = affine.QuantizeDequantize((), 8, False), affine.QuantizeDequantize((), 8, False)
+    quantizer.set_range(-1.0, 3.0)
+    plain.load_state_dict(quantizer.state_dict())
+    x, before = torch.linspace(-2, 4, 50), quantizer(torch.linspace(-2, 4, 50))
+    quantizer.min.requires_grad_(False)
+    quantizer.give_dimension()
+    assert quantizer.min.shape == quantizer.max.shape == quantizer.shape == (1,)
+    assert quantizer.max.requires_grad
+    assert not quantizer.min.requires_grad
+    assert torch.equal(quantizer(x), before)
+    for state, into in ((plain.state_dict(), quantizer), (quantizer.state_dict(), plain)):
+        into.load_state_dict(state)
+        assert torch.equal(into(x), before)
+    assert plain.min.shape == ()
+    with quantizer.compute_encodings():
+        quantizer(torch.tensor([-4.0, 4.0]))
+    assert float(quantizer.get_max()) > 3.9

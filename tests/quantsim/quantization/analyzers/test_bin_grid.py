@@ -93,3 +93,14 @@ def test_counts_beyond_float32():
     histogram = grid.histogram(slice(None))
     assert histogram.counts.dtype is torch.float64
     assert histogram.counts[0, 3] == 2**25 + 1
+
+
+def test_counts_of_a_lone_value_merge_where_the_value_is() -> None:
+    value = torch.tensor([0.001])
+    lone, grid = BinGrid(64, value, value), BinGrid(64, torch.tensor([-0.01]), torch.tensor([0.01]))
+    lone.add(torch.full((1, 5), 0.001), value, value)
+    grid.merge(lone)
+    position = int(grid.counts[0].argmax())
+    assert int(grid.counts.sum()) == int(grid.counts[0, position]) == 5
+    low = float(grid.lower[0] + position * grid.step[0])
+    assert low <= 0.001 <= low + float(grid.step[0])
