@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from quantsim.cli import encodings, glue, kernels, llm, simulate, transform
+from quantsim.cli import calibrate, encodings, evaluate, export, glue, kernels, llm, report, simulate, transform
 from quantsim.cli.outcome import ExitCode, describe, exit_code_of, first_line, show_help_without_command
 
 __all__ = ["app", "main"]
@@ -23,6 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("simulate")(simulate.simulate)
+app.command("calibrate")(calibrate.calibrate)
+app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("report")(report.report)
 app.command("transform")(transform.transform)
 app.add_typer(encodings.app, name="encodings")
 app.add_typer(glue.app, name="glue")

@@ -1,31 +1,26 @@
-"""Where ``quantsim simulate`` takes a model and its data from: a Hugging Face folder, or Python code of the user's."""
+"""Where commands take a model from: a Hugging Face folder, or Python code of the user's."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import json
 import os
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from quantsim.cli.outcome import CommandError, first_line
+from quantsim.cli.user_code import FACTORY_FORM, call_factory
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-__all__ = ["LoadedModel", "load_model", "read_batches"]
+__all__ = ["LoadedModel", "device_named", "example_inputs", "load_model", "load_tokenizer"]
 
-_USERS_ERRORS = (Exception, SystemExit)
-"""What code of the user's may raise; a script without ``if __name__ == "__main__"`` may well end the process."""
+_EXAMPLE_TEXT: Final = "A sentence to see which modules a text goes through."
 
-_IMPORTED: dict[Path, ModuleType] = {}
-
-_FACTORY_FORM = "'package.module:function' or 'path/to/file.py:function'"
+_SAVED_SIMULATION: Final = "quantsim.json"
 
 
 @dataclass
@@ -37,185 +32,199 @@ class LoadedModel:
         name: What to call it.
         tokenizer: Turns texts into the model's inputs, if there is one.
         example_inputs: What the user's code gave beside the model, if anything.
+        device: Where model and data were moved; None if nothing was.
     """
 
     model: nn.Module
     name: str
     tokenizer: Any = None
     example_inputs: Any = field(default=None)
+    device: torch.device | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Moves the model and its example inputs.
+
+        Raises:
+            CommandError: The device has too little memory.
+        """
+        try:
+            self.model.to(device)
+        except RuntimeError as error:
+            raise CommandError(f"--device {device}: the model does not go there: {first_line(error)}") from error
+        self.device = device
+        self.example_inputs = self.on_device(self.example_inputs)
+
+    def on_device(self, values: Any) -> Any:
+        """Values whose tensors are where the model is."""
+        if self.device is None or values is None:
+            return values
+        from torch import Tensor
+        from torch.utils import _pytree as pytree
+
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), values)
 
 
-def load_model(source: str) -> LoadedModel:
+def device_named(name: str) -> torch.device:
+    """The device that option ``--device`` names.
+
+    Raises:
+        CommandError: There is none that computes.
+
+    Example:
+        >>> device_named("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CommandError(
+            f"--device {name}: {first_line(error)}; expected cpu, or a device of this machine"
+        ) from error
+    return device
+
+
+def load_model(
+    source: str, *, tokenizer: str | None = None, device: torch.device | None = None, option: str = "MODEL"
+) -> LoadedModel:
     """Loads a Hugging Face folder, or calls a function that returns a model or ``(model, example_inputs)``.
+
+    A folder's model is of the class that it was saved as, head and all.
+
+    Args:
+        source: The folder or the function.
+        tokenizer: Folder of a tokenizer, instead of the model's own.
+        device: Where to move it; it stays where it is if not given.
+        option: What errors call the source.
 
     Raises:
         CommandError: There is no such folder, file or function, or what it gives is no model.
     """
     folder = Path(source)
-    if folder.is_dir():
-        return _load_hugging_face(folder)
     if folder.is_file() and folder.suffix != ".py":
         raise CommandError(
-            f"MODEL {source}: is a file; expected a Hugging Face model folder, or code as {_FACTORY_FORM}"
+            f"{option} {source}: is a file; expected a Hugging Face model folder, or code as {FACTORY_FORM}"
         )
-    value = _call_factory(source, "MODEL")
-    example_inputs = None
+    loaded = _load_hugging_face(folder, option) if folder.is_dir() else _load_code(source, option)
+    if tokenizer is not None:
+        loaded.tokenizer = load_tokenizer(tokenizer)
+    if device is not None:
+        loaded.to(device)
+    return loaded
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The tokenizer that option ``--tokenizer`` names.
+
+    Raises:
+        CommandError: The folder holds none.
+    """
+    if not Path(folder).is_dir():
+        kind = "is a file" if Path(folder).exists() else "no such folder"
+        raise CommandError(f"--tokenizer {folder}: {kind}; expected a folder with a tokenizer of Hugging Face")
+    try:
+        return _tokenizer(Path(folder))
+    except ImportError as error:
+        raise CommandError(f"--tokenizer {folder}: needs transformers ({error}); {_INSTALL}") from error
+    except Exception as error:  # whatever is wrong with the folder, transformers has many words for it
+        raise CommandError(f"--tokenizer {folder}: transformers cannot load it: {first_line(error)}") from error
+
+
+def example_inputs(loaded: LoadedModel, batches: Sequence[Any] | None) -> Any:
+    """One input that the model runs on: of the user's code, else the first batch, else made for a Hugging Face model.
+
+    Raises:
+        CommandError: There is none.
+    """
+    if loaded.example_inputs is not None:
+        return loaded.example_inputs
+    if batches:
+        return batches[0]
+    if loaded.tokenizer is not None:
+        return loaded.on_device(dict(loaded.tokenizer([_EXAMPLE_TEXT], return_tensors="pt")))
+    made = _made_for_transformers(loaded.model)
+    if made is None:
+        raise CommandError(
+            f"model {loaded.name} needs an input to be run on: pass --data, "
+            "or return (model, example_inputs) from the function"
+        )
+    return made
+
+
+_INSTALL: Final = "pip install 'quantsim[hf]'"
+
+
+def _made_for_transformers(model: nn.Module) -> Any:
+    from quantsim.errors import ConfigurationError
+
+    if getattr(model, "main_input_name", None) is None or getattr(model, "config", None) is None:
+        return None
+    from quantsim.integrations.transformers import example_inputs_of
+
+    try:
+        return example_inputs_of(model)  # pyright: ignore[reportArgumentType]
+    except ConfigurationError:
+        return None
+
+
+def _load_code(source: str, option: str) -> LoadedModel:
+    value = call_factory(source, option)
+    inputs = None
     if isinstance(value, tuple) and len(value) == 2:
-        value, example_inputs = value
+        value, inputs = value
     from torch import nn
 
     if not isinstance(value, nn.Module):
         raise CommandError(
-            f"MODEL {source}: the function returned {type(value).__name__}, "
+            f"{option} {source}: the function returned {type(value).__name__}, "
             "expected a torch.nn.Module or (module, example_inputs)"
         )
-    return LoadedModel(value.eval(), type(value).__name__, example_inputs=example_inputs)
+    return LoadedModel(value.eval(), type(value).__name__, example_inputs=inputs)
 
 
-def _load_hugging_face(folder: Path) -> LoadedModel:
+def _load_hugging_face(folder: Path, option: str) -> LoadedModel:
+    if (folder / _SAVED_SIMULATION).is_file():
+        raise CommandError(
+            f"{option} {folder}: holds a simulation already ({_SAVED_SIMULATION}); expected the floating-point model "
+            "that it was made from; 'evaluate', 'export' and 'report' read simulations"
+        )
     if not (folder / "config.json").is_file():
         raise CommandError(
-            f"MODEL {folder}: the folder holds no config.json; "
-            f"expected a Hugging Face model folder, or code as {_FACTORY_FORM}"
+            f"{option} {folder}: the folder holds no config.json; "
+            f"expected a Hugging Face model folder, or code as {FACTORY_FORM}"
         )
     try:
-        from transformers import AutoModel, AutoTokenizer
+        import transformers
         from transformers.utils import logging
     except ImportError as error:
-        raise CommandError(f"a Hugging Face folder needs transformers ({error}); pip install 'quantsim[hf]'") from error
+        raise CommandError(f"a Hugging Face folder needs transformers ({error}); {_INSTALL}") from error
     logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        model = _model_class(folder, transformers).from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:  # whatever is wrong with the folder, transformers has many words for it
-        raise CommandError(f"MODEL {folder}: transformers cannot load it: {first_line(error)}") from error
+        raise CommandError(f"{option} {folder}: transformers cannot load it: {first_line(error)}") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if tokenizer.pad_token is None:  # GPT-2 and its like; what is padded is masked
-            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer = _tokenizer(folder)
     except Exception:  # a vision or audio model: no tokenizer, so no texts as data
         tokenizer = None
     return LoadedModel(model, Path(os.path.abspath(folder)).name, tokenizer)
 
 
-def read_batches(
-    source: str, loaded: LoadedModel, *, batch_size: int, max_tokens: int, limit: int, option: str = "--data"
-) -> list[Any]:
-    """Data for calibration or evaluation, as batches that a simulation accepts.
-
-    Args:
-        source: A text file with one text a line; or a function that returns an iterable of batches.
-        loaded: The model; texts need its tokenizer.
-        batch_size: Texts in a batch.
-        max_tokens: Longer texts are cut.
-        limit: At most so many texts, or so many batches of a function.
-        option: What errors call the source.
-
-    Raises:
-        CommandError: No such file or function, an empty file, or texts for a model without tokenizer.
-    """
-    path = Path(source)
-    if path.is_file():
-        return list(_tokenized(path, loaded, batch_size, max_tokens, limit, option))
-    batches = _call_factory(source, option)
-    import torch
-
-    if isinstance(batches, (Mapping, str, torch.Tensor)) or not hasattr(batches, "__iter__"):
-        raise CommandError(
-            f"{option} {source}: the function returned {type(batches).__name__}, expected an iterable of batches; "
-            "return a list of one for a single batch"
-        )
-    try:
-        result = list(islice(batches, limit))
-    except _USERS_ERRORS as error:
-        raise CommandError(f"{option} {source}: making a batch failed: {_name_and_message(error)}") from error
-    if not result:
-        raise CommandError(f"{option} {source}: the function returned no batch")
-    return result
+def _model_class(folder: Path, transformers: Any) -> Any:
+    """The class that the folder names, so that heads are there; transformers' own choice if it names none."""
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = settings.get("architectures") if isinstance(settings, dict) else None
+    found = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if is_model else transformers.AutoModel
 
 
-def _tokenized(
-    path: Path, loaded: LoadedModel, batch_size: int, max_tokens: int, limit: int, option: str
-) -> Iterator[dict[str, Any]]:
-    if loaded.tokenizer is None:
-        raise CommandError(
-            f"{option} {path}: model {loaded.name} has no tokenizer for texts; give batches as {_FACTORY_FORM}"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{option} {path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
-    texts = [line.strip() for line in lines if line.strip()][:limit]
-    if not texts:
-        raise CommandError(f"{option} {path}: the file holds no text; expected one text a line")
-    for start in range(0, len(texts), batch_size):
-        chosen = texts[start : start + batch_size]
-        try:
-            encoded = loaded.tokenizer(
-                chosen, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
-            )
-        except Exception as error:  # a tokenizer of the user's folder: what it objects to is unknown here
-            raise CommandError(
-                f"{option} {path}: the tokenizer of {loaded.name} fails: {_name_and_message(error)}"
-            ) from error
-        yield dict(encoded)
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
 
-
-def _call_factory(source: str, what: str) -> Any:
-    """Imports and calls the user's function; whatever it raises becomes a message."""
-    target, separator, name = source.rpartition(":")
-    if not separator or not target or not name.isidentifier():
-        if source.endswith(".py") and Path(source).is_file():
-            raise CommandError(f"{what} {source}: which function of the file? Expected {source}:function")
-        kind = "no such file or folder" if "/" in source or source.endswith((".txt", ".py")) else "not understood"
-        raise CommandError(f"{what} {source}: {kind}; expected an existing path, or code as {_FACTORY_FORM}")
-    try:
-        module = _import_file(Path(target)) if target.endswith(".py") else _import_module(target)
-    except CommandError:
-        raise
-    except _USERS_ERRORS as error:
-        raise CommandError(f"{what} {source}: importing it failed: {_name_and_message(error)}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise CommandError(
-            f"{what} {source}: there is no function {name!r}; the module has {', '.join(sorted(known)[:10]) or 'none'}"
-        )
-    try:
-        return function()
-    except _USERS_ERRORS as error:
-        raise CommandError(f"{what} {source}: the function failed: {_name_and_message(error)}") from error
-
-
-def _import_module(name: str) -> Any:
-    # As `python -m` does: code beside the user comes first.
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    return importlib.import_module(name)
-
-
-def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise CommandError(f"{path}: no such file; expected {_FACTORY_FORM}")
-    path = path.resolve()
-    if (present := _IMPORTED.get(path)) is not None:  # MODEL and --data are often functions of one file
-        return present
-    # As `python path` does: what lies beside the file can be imported.
-    if (beside := str(path.parent)) not in sys.path:
-        sys.path.insert(0, beside)
-    name = path.stem if path.stem not in sys.modules else f"{path.stem}_{len(_IMPORTED)}_of_command_line"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise CommandError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    _IMPORTED[path] = module
-    return module
-
-
-def _name_and_message(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.pad_token is None:  # GPT-2 and its like; what is padded is masked
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -24,7 +24,12 @@ def test_the_version(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["simulate", "--help"], ["encodings", "--help"], ["kernels", "list", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("simulate", "calibrate", "evaluate", "export", "report", "encodings")),
+        ["kernels", "list", "--help"],
+    ],
 )
 def test_help_is_there(run: Run, arguments: list[str]) -> None:
     done = run(*arguments)
@@ -98,6 +103,15 @@ def test_a_group_without_command_shows_its_help_and_fails(run: Run, group: list[
         "simulate a --encodings-version 9",
         "simulate a --allow everything",
         "simulate a -c w8a8 -c w8a8",
+        "calibrate",
+        "calibrate a",
+        "calibrate a -o b --limit 0",
+        "calibrate a -o b --label y",
+        "evaluate a",
+        "export a -o b",
+        "export a --to nothing -o b",
+        "export a --to encodings -o b.json --strict",
+        "report a",
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(run: Run, command_line: str) -> None:
@@ -143,6 +157,16 @@ def test_a_wrong_command_line_is_told_in_one_line(run: Run, command_line: str) -
         "simulate json:dumps -c binary.json",
         "simulate json:dumps -o empty.json",
         "simulate json:dumps -o empty.json/below",
+        "calibrate json:dumps -o out",
+        "calibrate leaves.py:model -o out",
+        "calibrate json:dumps -o empty.json",
+        "calibrate json:dumps -o out -c binary.json",
+        "evaluate . -d binary.bin",
+        "evaluate empty.json -d binary.bin",
+        "export . --to onnx -o out",
+        "export binary.bin --to program -o out.pt2",
+        "report . -d binary.bin",
+        "report missing -d binary.bin -o out.html",
     ],
 )
 def test_no_bad_input_gives_a_traceback(

@@ -141,6 +141,31 @@ def test_a_hugging_face_folder_and_a_text_file(run: Run, hugging_face: Path, tmp
     )  # 7 layers with two each, attention with four
 
 
+def test_a_table_of_texts_for_a_model_of_code(run: Run, classifier: Path, tmp_path: Path) -> None:
+    table = tmp_path / "reviews.tsv"
+    table.write_text("1\talpha beta\n0\tdelta\n")
+    file = tmp_path / "embeds.py"
+    file.write_text(
+        """
+import torch
+class Bag(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(9, 16)
+        self.linear = torch.nn.Linear(16, 2)
+    def forward(self, input_ids, **others):
+        return self.linear(self.embedding(input_ids).mean(1))
+def model():
+    torch.manual_seed(0)
+    return Bag()
+"""
+    )
+    how = ("--no-header", "--column", "1", "--label", "0", "--tokenizer", classifier)
+    done = run("simulate", f"{file}:model", "-d", table, *how)
+    assert done.code == 0, done.err
+    assert float(rows(done.out)["w8a8"][0]) > 20
+
+
 def test_a_hugging_face_folder_alone(run: Run, hugging_face: Path) -> None:
     assert run("simulate", hugging_face, "-c", "w8a8_dynamic").code == 0
 
