@@ -20,6 +20,7 @@ from quantsim.report.data import (
     UnquantizedRow,
 )
 from quantsim.report.render import render_report, write_report
+from quantsim.report.simulation import SimulationReport, write_simulation_report
 
 __all__ = [
     "AccuracySection",
@@ -35,8 +36,10 @@ __all__ = [
     "RangeSection",
     "ReportData",
     "SchemeRow",
+    "SimulationReport",
     "Tone",
     "UnquantizedRow",
     "render_report",
     "write_report",
+    "write_simulation_report",
 ]

@@ -17,6 +17,7 @@ _WIDE = 960.0
 _NARROW = 460.0
 _LABEL_HEIGHT = 15.0
 _LABEL_WIDTH = 120.0
+_LETTER = 6.4  # pixels that one letter of a tick's label takes
 
 
 def _horizontal_grid(axis: Axis, left: float, right: float) -> list[str]:
@@ -62,14 +63,15 @@ def size_chart(schemes: Sequence[SchemeRow], reference: SchemeRow, colours: Mapp
     return picture(_NARROW, height, "SQNR over size by scheme", parts)
 
 
-def layer_chart(section: LayerSection, colours: Mapping[str, str]) -> Markup:
+def layer_chart(section: LayerSection, colours: Mapping[str, str], width: float = _WIDE) -> Markup:
     """SQNR of each layer's output, one line a scheme, layers in the order they run.
 
     Args:
         section: The layers.
         colours: CSS colour of each scheme.
+        width: Of the picture; labels keep their size, and what does not fit is left out.
     """
-    height, left, right, top, base = 320.0, 34.0, _WIDE - 12.0, 22.0, 290.0
+    height, left, right, top, base = 320.0, 34.0, width - 12.0, 22.0, 290.0
     finite = [
         value for layer in section.layers for value in layer.sqnr_db if value is not None and math.isfinite(value)
     ]
@@ -78,8 +80,11 @@ def layer_chart(section: LayerSection, colours: Mapping[str, str]) -> Markup:
     parts = _horizontal_grid(y_axis, left, right)
     parts.append(text(left, top - 8, "SQNR, dB", "axis-name"))
     if section.layers:
-        parts.append(text(left + 6, height - 8, section.layers[0].module, "tick"))
-        parts.append(text(right - 6, height - 8, section.layers[-1].module, "tick", "end"))
+        first, last = section.layers[0].module, section.layers[-1].module
+        if (len(first) + len(last)) * _LETTER > right - left - 30:
+            first, last = "first module", "last module"
+        parts.append(text(left + 6, height - 8, first, "tick"))
+        parts.append(text(right - 6, height - 8, last, "tick", "end"))
     for column, scheme in enumerate(section.schemes):
         points = [
             (x_axis(index), y_axis(value), layer.module, value)
@@ -93,7 +98,7 @@ def layer_chart(section: LayerSection, colours: Mapping[str, str]) -> Markup:
             circle(x, y, 3, "point", tip=f"{module}\n{scheme}: {value:.1f} dB", colour=colours[scheme])
             for x, y, module, value in points
         ]
-    return picture(_WIDE, height, f"SQNR by layer of {section.title}", parts)
+    return picture(width, height, f"SQNR by layer of {section.title}", parts)
 
 
 def range_chart(section: RangeSection) -> Markup:

@@ -192,6 +192,7 @@ class Histogram:
         grid: Points of the grid, in the unit of the edges, rising.
         unit: What the horizontal axis counts.
         logarithmic: Whether counts are drawn on a logarithmic axis.
+        clipped: Share of the values that lie beyond the grid.
     """
 
     title: str
@@ -202,6 +203,7 @@ class Histogram:
     grid: tuple[float, ...]
     unit: str
     logarithmic: bool = False
+    clipped: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1 or not self.counts:

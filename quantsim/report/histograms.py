@@ -10,7 +10,7 @@ from quantsim.report.data import Histogram, grid_reach
 from quantsim.report.wording import describe_encoding
 from quantsim_encodings import AffineEncoding, Encoding, FloatEncoding, FloatFormat
 
-__all__ = ["float_grid", "grid_histogram"]
+__all__ = ["float_grid", "grid_histogram", "in_scales"]
 
 _FEWEST_BINS, _MOST_BINS = 24, 128
 _GREATEST_GRID = 1024
@@ -87,7 +87,21 @@ def grid_histogram(
         grid=grid,
         unit=unit,
         logarithmic=logarithmic,
+        clipped=beyond / codes.numel(),
     )
+
+
+def in_scales(values: Tensor, encoding: Encoding | None) -> Tensor:
+    """A tensor divided by the scales of its encoding, in which all channels and blocks are alike.
+
+    Args:
+        values: The float tensor.
+        encoding: Its encoding; without fixed scales the tensor stays as it is.
+    """
+    scale = getattr(encoding, "scale", None)
+    if scale is None or not isinstance(encoding, AffineEncoding | FloatEncoding):
+        return values
+    return values / _spread(scale, values).to(values)
 
 
 def _spread(parameters: object, like: Tensor) -> Tensor:

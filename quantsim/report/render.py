@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup, escape
+
 from quantsim.report.axes import short_number
 from quantsim.report.charts import histogram_chart, layer_chart, range_chart, size_chart
 from quantsim.report.data import ReportData
+from quantsim.report.sensitivity_chart import noise_chart, small_histogram
+from quantsim.report.simulation_data import SimulationPage
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["render_report", "write_report"]
+__all__ = [
+    "render_report",
+    "render_simulation_page",
+    "require_template_engine",
+    "write_report",
+    "write_simulation_page",
+]
 
+_PART_END = re.compile(r"([._])(?=\w)")
 _SERIES_COLOURS = 8  # the page defines --series-0 to --series-7, for light and for dark
 
 
@@ -36,8 +48,10 @@ def write_report(path: Path | str, data: ReportData) -> Path:
         ImportError: jinja2 is not installed (``pip install 'quantsim[report]'``).
         OSError: The file cannot be written; an earlier one is left as it was.
     """
-    path = Path(path)
-    text = render_report(data)
+    return _write_whole(Path(path), render_report(data))
+
+
+def _write_whole(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -60,11 +74,47 @@ def render_report(data: ReportData) -> str:
     Raises:
         ImportError: jinja2 is not installed.
     """
-    return _template().render(data=data, colours=_scheme_colours(data))
+    return _template("report.html.j2").render(data=data, colours=_scheme_colours(data))
+
+
+def write_simulation_page(path: Path | str, data: SimulationPage) -> Path:
+    """Writes the page of one simulation, as `write_report` does.
+
+    Args:
+        path: The HTML file; its folder is made.
+        data: What to show.
+
+    Returns:
+        The path.
+    """
+    return _write_whole(Path(path), render_simulation_page(data))
+
+
+def render_simulation_page(data: SimulationPage) -> str:
+    """The page of one simulation as one HTML document.
+
+    Args:
+        data: What to show.
+
+    Raises:
+        ImportError: jinja2 is not installed.
+    """
+    names = () if data.layers is None else data.layers.schemes
+    colours = {name: f"var(--series-{index % _SERIES_COLOURS})" for index, name in enumerate(names)}
+    return _template("simulation.html.j2").render(data=data, colours=colours)
+
+
+def require_template_engine() -> None:
+    """Fails at once where a page could not be drawn later.
+
+    Raises:
+        ImportError: jinja2 is not installed.
+    """
+    _template("report.html.j2")
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
@@ -81,11 +131,14 @@ def _template() -> Template:
     environment.filters |= {
         "percent": lambda share: f"{100 * share:.2f}",
         "points": _points,
-        "decibels": lambda value: "∞" if math.isinf(value) else f"{value:.1f}",
+        "decibels": _decibels,
         "bytes": _bytes,
         "number": short_number,
+        "brief": lambda value: short_number(float(f"{value:.3g}")),
         "heat": _heat,
         "tone": _tone,
+        "breakable": _breakable,
+        "code_spans": _code_spans,
     }
     environment.globals |= {
         "size_chart": size_chart,
@@ -94,8 +147,10 @@ def _template() -> Template:
         "histogram_chart": histogram_chart,
         "cosine_floor": _cosine_floor,
         "sqnr_ceiling": _sqnr_ceiling,
+        "noise_chart": noise_chart,
+        "small_histogram": small_histogram,
     }
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _scheme_colours(data: ReportData) -> Mapping[str, str]:
@@ -109,6 +164,26 @@ def _scheme_colours(data: ReportData) -> Mapping[str, str]:
 def _points(share: float, reference: float) -> str:
     points = 100 * (share - reference)
     return "±0.00" if abs(points) < 0.005 else f"{points:+.2f}".replace("-", "−")
+
+
+def _decibels(value: float) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.1f}".replace("-", "−")
+
+
+def _breakable(name: str) -> Markup:
+    """A path that may be broken into lines after each of its parts."""
+    return Markup(_PART_END.sub(r"\1<wbr>", str(escape(name))))
+
+
+def _code_spans(sentence: str) -> Markup:
+    """Text with what stands between backticks set as code."""
+    parts = sentence.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(_breakable(part)) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
 
 
 def _tone(share: float, reference: float) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 __all__ = ["circle", "line", "picture", "rectangle", "text"]
 
 
-def picture(width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
+def picture(width: float, height: float, label: str, parts: Sequence[str], *, stretches: bool = False) -> Markup:
     """An ``<svg>`` element.
 
     Args:
@@ -18,8 +18,10 @@ def picture(width: float, height: float, label: str, parts: Sequence[str]) -> Ma
         height: Height in pixels.
         label: What it shows, for those who cannot see it.
         parts: Its elements.
+        stretches: Whether the page may change its proportions.
     """
     size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    size += ' preserveAspectRatio="none"' if stretches else ""
     return Markup(f'<svg {size} role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')
 
 
