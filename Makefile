@@ -50,6 +50,8 @@ $(DEMO_STAMP): pyproject.toml constraints.txt | $(TORCH_STAMP)
 $(DEV_STAMP): pyproject.toml constraints.txt | $(DEMO_STAMP)
 	@echo "Installing the development tools"
 	@$(PIP) -c constraints.txt -e '.[dev]'
+	@# Models to try the simulation on; its requirement torchvision has no build for every torch, and is not needed.
+	@$(PIP) --no-deps timm==1.0.31
 	@touch $@
 
 # --- what to run -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ as hardware that stores states in few bits does; the sequence is then computed s
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,14 @@ class RecurrentModule(SpecifiedModule):
     quantize_every_step: bool = False
     _flat_weights: list[Tensor | None]
     _flat_weights_names: list[str]
+
+    def __quant_init__(self) -> None:
+        super().__quant_init__()
+        _let_compilers_in()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _let_compilers_in()
 
     def _fake_quantized_forward(self, *args: Any, **kwargs: Any) -> Any:
         sequence, states = _sequence_and_states(args, kwargs)
@@ -195,6 +204,15 @@ class RecurrentModule(SpecifiedModule):
             else:
                 state = tuple(torch.cat((part, old[active:])) for part, old in zip(new, state, strict=True))
         return (outputs[::-1] if backward else outputs), state
+
+
+def _let_compilers_in() -> None:
+    """Has torch.compile follow modules that derive from RNN, GRU or LSTM; without it ``fullgraph=True`` fails at them.
+
+    torch refuses these classes as a whole, by default, because it cannot trace their fused implementation well.
+    """
+    # By name: it takes a second to load, which models without recurrent modules need not wait for.
+    importlib.import_module("torch._dynamo").config.allow_rnn = True
 
 
 def _sequence_and_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

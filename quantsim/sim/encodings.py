@@ -209,6 +209,7 @@ def plan_load(
     ignored: list[str] = []
     new: dict[TensorReference, tuple[QuantizerBase, str]] = {}
     existing = dict(iterate_quantizers(modules))
+    companions = _companions(existing, modules)
     for entry in document.entries:
         found = resolver.resolve(entry)
         if isinstance(found, str):
@@ -235,6 +236,7 @@ def plan_load(
                 )
                 continue
             new[resolved.tensor] = (quantizer, entry.label)
+    new = _with_companions(new, companions)
     missing = [
         slot_name(tensor) for tensor, quantizer in existing.items() if quantizer.needs_calibration and tensor not in new
     ]
@@ -253,6 +255,40 @@ def plan_load(
         fingerprint_matches=None if document.model_fingerprint is None else document.model_fingerprint == fingerprint,
     )
     return LoadPlan({tensor: quantizer for tensor, (quantizer, _) in new.items()}, report)
+
+
+Companions = dict[TensorReference, list[TensorReference]]
+
+
+def _companions(
+    existing: Mapping[TensorReference, QuantizerBase], modules: Mapping[str, BaseQuantizationMixin]
+) -> Companions:
+    """By place, all places that have one grid with it: those of one quantizer, or of one parameter if it has none."""
+    sets: dict[tuple[str, int], list[TensorReference]] = {}
+    for tensor, quantizer in existing.items():
+        sets.setdefault(("quantizer", id(quantizer)), []).append(tensor)
+    for path, module in modules.items():
+        for key in module.param_quantizers:
+            tensor = TensorReference(path, TensorRole.PARAM, key)
+            values = module._own_parameter(key)
+            if tensor not in existing and isinstance(values, nn.Parameter):
+                sets.setdefault(("parameter", id(values)), []).append(tensor)
+    return {tensor: members for members in sets.values() if len(members) > 1 for tensor in members}
+
+
+def _with_companions(
+    new: Mapping[TensorReference, tuple[QuantizerBase, str]], companions: Companions
+) -> dict[TensorReference, tuple[QuantizerBase, str]]:
+    """One quantizer object for places that have one grid, whether the file names them all or only some of them.
+
+    Places for which the file has different encodings no longer have one grid: each keeps its own.
+    """
+    result = dict(new)
+    for members in {id(members): members for members in companions.values()}.values():
+        named = [new[tensor] for tensor in members if tensor in new]
+        if named and all(other.get_encodings() == named[0][0].get_encodings() for other, _ in named[1:]):
+            result.update(dict.fromkeys(members, named[0]))
+    return result
 
 
 def _quantizer_for(

@@ -241,7 +241,8 @@ class _Router(TorchFunctionMode):
         if function is None:
             result = func(*args, **kwargs)
             if operations is not None and operations.record is not None:
-                operations.record.follow(result, args)
+                with torch._C.DisableTorchFunction():  # the modes further out would follow the following
+                    operations.record.follow(result, args)
             return result
         op = function.op
         number = self.counts.get(op, 0)

@@ -23,6 +23,11 @@ DEFAULT_FUSED_GROUPS: Final[tuple[tuple[str, str], ...]] = tuple(
 
 _FOLDED_NORM: Final = "batch_norm"
 
+_PASSING: Final = frozenset(
+    {"identity", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+)
+"""Ops of modules that, on hardware, are not there."""
+
 
 @dataclass(frozen=True)
 class FusedModules:
@@ -74,12 +79,20 @@ def find_fused_modules(
 
 
 def _only_reader(path: str, leaves: Mapping[str, Leaf], run: ExampleRun) -> str | None:
-    """The module that alone reads the outputs of a module; None if others do, or something that is no module."""
+    """The module that alone reads the outputs of a module; None if others do, or something that is no module.
+
+    Modules that pass their input on do not count: the run lists what reads behind them as well.
+    """
     call = run.calls.get(path)
-    if call is None or len(call.consumers) != 1:
-        return None
-    reader = next(iter(call.consumers))
+    consumers = (
+        [] if call is None else [each for each in call.consumers if each is None or not _passes(leaves.get(each))]
+    )
+    reader = consumers[0] if len(consumers) == 1 else None
     return reader if reader in leaves else None
+
+
+def _passes(leaf: Leaf | None) -> bool:
+    return leaf is not None and leaf.op in _PASSING
 
 
 def _folds_into(leaf: Leaf, norm: Leaf, run: ExampleRun) -> bool:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from quantsim.nn import BaseQuantizationMixin, ModuleSpec, QuantizationMixin, ignored_module_classes
 from quantsim.sim.module_kinds import ModuleKind, kind_of
+from quantsim.sim.rms_norm import is_rms_norm, is_rms_norm_name
 
 __all__ = ["Leaf", "find_leaves", "quantizable_modules"]
 
@@ -45,7 +46,10 @@ class Leaf:
     @property
     def op(self) -> str | None:
         """Name of its op; None if it has no row in the table."""
-        return None if self.spec is None else self.spec.op
+        if self.spec is not None:
+            return self.spec.op
+        float_class = getattr(type(self.module), "_wrapped_class", None) or type(self.module)
+        return "rms_norm" if is_rms_norm_name(float_class.__name__) else None
 
     @cached_property
     def kind(self) -> ModuleKind:
@@ -104,8 +108,8 @@ def quantizable_modules(model: nn.Module, excluded: frozenset[str] = frozenset()
     """The outermost modules for which there is a quantized class, by path; what is inside of one is its own business.
 
     A module qualifies if its exact class has a quantized class, if it derives from a class that has one (a subclass of
-    ``nn.Linear``, say), or if it is quantized already. Classes that are ignored here and now
-    (``QuantizationMixin.ignore``) are left out.
+    ``nn.Linear``, say), if it is a root-mean-square norm of the model's own, or if it is quantized already. Classes
+    that are ignored here and now (``QuantizationMixin.ignore``) are left out.
 
     Args:
         model: The model; may qualify itself.
@@ -117,8 +121,10 @@ def quantizable_modules(model: nn.Module, excluded: frozenset[str] = frozenset()
     for path, module in model.named_modules():
         if path in excluded or (inside and path.startswith(inside)) or type(module) in ignored:
             continue
-        if not any(base in QuantizationMixin.cls_to_qcls for base in type(module).__mro__) and not isinstance(
-            module, BaseQuantizationMixin
+        if not (
+            any(base in QuantizationMixin.cls_to_qcls for base in type(module).__mro__)
+            or isinstance(module, BaseQuantizationMixin)
+            or is_rms_norm(module)
         ):
             continue
         result[path] = module

@@ -30,7 +30,7 @@ class ModuleKind(StrEnum):
 
 _MULTIPLYING: Final = frozenset(
     """linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d rnn gru lstm rnn_cell
-    gru_cell lstm_cell matmul mm bmm addmm baddbmm addbmm einsum mv dot inner outer linear_function
+    gru_cell lstm_cell matmul mm bmm grouped_mm addmm baddbmm addbmm einsum mv dot inner outer linear_function
     dynamic_linear dynamic_conv1d dynamic_conv2d dynamic_conv3d""".split()
 )
 _GRID_KEEPING: Final = frozenset(

@@ -9,6 +9,7 @@ from typing import Final
 from torch import nn
 
 from quantsim.nn import BaseQuantizationMixin, QuantizationMixin
+from quantsim.sim.rms_norm import is_rms_norm_name
 
 __all__ = [
     "COPYING_OPERATIONS",
@@ -29,7 +30,7 @@ GEMM_OPERATIONS: Final[Mapping[str, int]] = MappingProxyType(
         ),
         **dict.fromkeys(("addmm", "addbmm", "baddbmm", "addmv", "addr", "conv1d", "conv2d", "conv3d"), 1),
         **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "_convolution", "convolution"), 1),
-        **dict.fromkeys(("inner", "outer", "multi_dot", "_grouped_mm", "grouped_mm", "cdist"), 1),
+        **dict.fromkeys(("inner", "outer", "multi_dot", "grouped_mm", "cdist"), 1),
         "scaled_dot_product_attention": 2,
         "flex_attention": 2,
         "multi_head_attention_forward": 6,
@@ -42,7 +43,8 @@ COPYING_OPERATIONS: Final[frozenset[str]] = frozenset(
     repeat repeat_interleave tile roll flip fliplr flipud rot90 squeeze unsqueeze view view_as narrow select
     index_select gather take take_along_dim __getitem__ chunk split tensor_split unbind unfold max_pool1d
     max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d pixel_shuffle
-    pixel_unshuffle channel_shuffle masked_select detach alias _reshape_alias ravel t mT mH adjoint diagonal""".split()
+    pixel_unshuffle channel_shuffle masked_select detach alias _reshape_alias ravel t mT mH adjoint diagonal topk sort
+    msort kthvalue""".split()
 )
 """Functions whose result holds only values of their first tensor: they keep its grid."""
 
@@ -55,9 +57,9 @@ IGNORED_OPERATIONS: Final[frozenset[str]] = frozenset(
     copy_ requires_grad_ detach_ dropout feature_dropout alpha_dropout dropout1d dropout2d dropout3d
     is_floating_point is_contiguous __len__ __repr__ __format__ item tolist numpy data_ptr stride storage_offset
     element_size __setitem__ masked_fill masked_fill_ resolve_conj resolve_neg pin_memory share_memory_
-    _has_torch_function register_hook finfo backward record_stream embedding""".split()
+    _has_torch_function register_hook finfo backward record_stream embedding histc bucketize""".split()
 )
-"""Functions that do no arithmetic on activations: conversions, creation, masks, look-ups, dropout."""
+"""Functions that do no arithmetic on activations: conversions, creation, masks, look-ups, counts, dropout."""
 
 OPERATION_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -85,6 +87,8 @@ OPERATION_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "__pow__": "pow",
         "__rpow__": "pow",
         "__neg__": "neg",
+        "_grouped_mm": "grouped_mm",
+        "grouped_mm_fallback": "grouped_mm",
         "concat": "cat",
         "concatenate": "cat",
     }
@@ -142,7 +146,7 @@ def op_of_module(module: nn.Module) -> str | None:
         spec = getattr(quantized, "_spec", None)
         if spec is not None:
             return canonical_op(spec.op)
-    return None
+    return "rms_norm" if is_rms_norm_name(float_class.__name__) else None
 
 
 def known_ops() -> frozenset[str]:

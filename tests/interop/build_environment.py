@@ -1,11 +1,11 @@
-"""Build the oracle's environment: aimet-torch 2.42.0 from PyPI beside a stub of torchvision.
+"""Build the oracle's environment: aimet-torch and aimet-onnx 2.42.0 from PyPI beside a stub of torchvision.
 
     python tests/interop/build_environment.py .oracle
     .oracle/bin/python tests/interop/record_vectors.py
-    QUANTSIM_AIMET_PYTHON=.oracle/bin/python python -m pytest tests/interop/test_live.py
+    QUANTSIM_AIMET_PYTHON=.oracle/bin/python python -m pytest tests/interop/test_live.py tests/interop/test_onnx.py
 
-aimet-torch pins CUDA builds and packages that this use never touches, so it is installed without its dependencies and
-the ones it needs to import are listed here. Continuous integration needs none of this: it compares with the recorded
+Both pin CUDA builds and packages that this use never touches, so they are installed without their dependencies and the
+ones they need to import are listed here. Continuous integration needs none of this: it compares with the recorded
 vectors.
 """
 
@@ -30,6 +30,7 @@ REQUIREMENTS = (
     "matplotlib",
     "numpy<3",
     "onnx",
+    "onnxruntime",
     "onnxscript",
     "osqp",
     "pandas",
@@ -59,14 +60,14 @@ def build(folder: Path) -> Path:
     install = (python, "-m", "pip", "install", "--quiet")
     run(*install, f"torch=={TORCH_VERSION}")
     run(*install, f"torch=={TORCH_VERSION}", *REQUIREMENTS)
-    run(*install, "--no-deps", f"aimet-torch=={AIMET_VERSION}")
+    run(*install, "--no-deps", f"aimet-torch=={AIMET_VERSION}", f"aimet-onnx=={AIMET_VERSION}")
     site_packages = next((folder / "lib").glob("python3.*/site-packages"))
     # A path file, not a copy: an edit of the stub takes effect without building again.
     (site_packages / "torchvision_stub.pth").write_text(f"{STUB}\n", encoding="utf-8")
     run(
         python,
         "-c",
-        "import aimet_torch, torch; print('aimet-torch', aimet_torch.__version__, 'on torch', torch.__version__)",
+        "import aimet_onnx, aimet_torch, torch; print('AIMET', aimet_torch.__version__, 'on torch', torch.__version__)",
     )
     return python
 
@@ -77,9 +78,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the environment is to be, for example .oracle")
     folder = parser.parse_args().folder.resolve()
     if sys.version_info[:2] not in ((3, 10), (3, 11), (3, 12)):
-        print(
-            f"aimet-torch {AIMET_VERSION} was tried with Python 3.11; this is {sys.version.split()[0]}", file=sys.stderr
-        )
+        print(f"AIMET {AIMET_VERSION} was tried with Python 3.11; this is {sys.version.split()[0]}", file=sys.stderr)
     python = build(folder)
     print(f"ready: {python}")
     return 0

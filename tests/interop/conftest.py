@@ -11,7 +11,14 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-collect_ignore = ["build_environment.py", "live_oracle.py", "record_model.py", "record_vectors.py", "torchvision_stub"]
+collect_ignore = [
+    "build_environment.py",
+    "live_oracle.py",
+    "onnx_oracle.py",
+    "record_model.py",
+    "record_vectors.py",
+    "torchvision_stub",
+]
 
 from vector_file import VectorFile  # noqa: E402 - found through the path above
 

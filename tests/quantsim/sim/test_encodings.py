@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from quantsim.sim import PRESETS, QuantizationSimModel, SimulationConfig, preset
 from quantsim.sim.encodings import model_fingerprint
-from quantsim_encodings import EncodingsDocument, EncodingsError, EncodingsVersion, read
+from quantsim_encodings import (
+    EncodingsDocument,
+    EncodingsError,
+    EncodingsVersion,
+    TensorReference,
+    TensorRole,
+    read,
+)
 
 INT4 = {"kind": "int", "bits": 4, "granularity": "block", "block_size": 8}
 CONFIGS: dict[str, Any] = {
@@ -362,3 +369,83 @@ def test_loading_does_not_disturb_the_noise(network: Network, images: list[Tenso
     sim.load_encodings(sim.encodings())
     assert torch.equal(output(sim, images), output(twin, images))
     assert not torch.equal(output(sim, images), output(sim, images))
+
+
+class Joined(nn.Module):
+    """Two layers whose results are joined, and two that share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(torch.cat([self.left(x), self.right(x)], dim=-1)))
+
+
+def _joined(config: Any = "outputs") -> tuple[QuantizationSimModel, Tensor]:
+    torch.manual_seed(0)
+    model, x = Joined().eval(), torch.randn(16, 4)
+    if config == "outputs":
+        config = preset("w8a8").model_copy(update={"activation_placement": "outputs"})
+    return QuantizationSimModel(model, x, config=config), x
+
+
+def _together(sim: QuantizationSimModel) -> tuple[bool, bool]:
+    """Whether the joined results have one quantizer, and the shared weight."""
+    modules = dict(sim.quantized_modules())
+    left, right = (modules[path].output_quantizers[0] for path in ("left", "right"))
+    first, second = (modules[path].param_quantizers["weight"] for path in ("first", "second"))
+    return left is right is not None, first is second is not None
+
+
+@pytest.mark.parametrize("version", list(EncodingsVersion))
+def test_what_shares_a_grid_shares_it_after_loading(version: EncodingsVersion, tmp_path: Path) -> None:
+    sim, x = _joined()
+    sim.compute_encodings([x])
+    assert _together(sim) == (True, True)
+    sim.save_encodings(tmp_path / "e.json", version=version, allow={"annotation"})
+    again, _ = _joined()
+    report = again.load_encodings(tmp_path / "e.json")
+    assert _together(again) == (True, True)
+    assert sorted(report.loaded) == sorted(place for place, _ in sim.quantizers())
+    assert torch.equal(again(x), sim(x))
+    again.compute_encodings([3 * x])  # both places see, and move, the one range
+    assert _together(again) == (True, True)
+
+
+def test_a_shared_weight_gets_one_quantizer_on_a_bare_simulation() -> None:
+    sim, x = _joined()
+    sim.compute_encodings([x])
+    bare, _ = _joined(None)
+    report = bare.load_encodings(sim.encodings())
+    assert _together(bare) == (False, True)  # that results are joined, the file does not say
+    assert set(report.created) == {place for place, _ in sim.quantizers()}
+    assert torch.equal(bare(x), sim(x))
+
+
+def test_one_entry_is_enough_for_a_shared_grid() -> None:
+    sim, x = _joined()
+    sim.compute_encodings([x])
+    some = without(sim.encodings(), "left.output[0]", "second.weight")
+    again, _ = _joined()
+    report = again.load_encodings(some)
+    assert _together(again) == (True, True)
+    assert {"left.output_quantizers[0]", "second.param_quantizers['weight']"} <= set(report.loaded)
+    assert torch.equal(again(x), sim(x))
+
+
+def test_different_encodings_for_a_shared_grid_are_taken_as_the_file_says() -> None:
+    sim, x = _joined()
+    sim.compute_encodings([x])
+    other, _ = _joined()
+    other.compute_encodings([2 * x])
+    mixed = sim.encodings()
+    left = TensorReference("left", TensorRole.OUTPUT, "0")
+    of_other = {entry.tensor: entry for entry in other.encodings().entries}
+    mixed = replace(mixed, entries=tuple(of_other[left] if entry.tensor == left else entry for entry in mixed.entries))
+    again, _ = _joined()
+    again.load_encodings(mixed)
+    assert _together(again) == (False, True)
+    assert again.encodings().entries == mixed.entries

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine
-from quantsim.sim import QuantizationSimModel, preset
+from quantsim.sim import QuantizationSimModel, functional_routing, preset
 from quantsim.sim.config import ActivationPlacement
 from quantsim.sim.functional_routing import FunctionalOperations, is_routed, route_functions, unroute_functions
 
@@ -231,3 +231,29 @@ def test_attention_equals_torchs() -> None:
 def test_two_input_names_are_refused_clearly() -> None:
     with pytest.raises(ConfigurationError, match="does not run"):
         QuantizationSimModel(Twice(), (torch.ones(1), torch.ones(1)))
+
+
+class Nested(nn.Module):
+    """Calls the next level, then a function that is nobody's operation."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.inner = Nested(depth - 1) if depth else nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).reshape(-1, 4)
+
+
+def test_the_example_run_does_not_grow_exponentially_with_the_depth_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows tensors must not itself be followed by the levels further out, and so on."""
+    calls = []
+    has = functional_routing._Activations.has
+    monkeypatch.setattr(functional_routing._Activations, "has", lambda self, value: calls.append(1) or has(self, value))
+
+    def count(depth: int) -> int:
+        calls.clear()
+        QuantizationSimModel(Nested(depth), torch.zeros(1, 4))
+        return len(calls)
+
+    # Each level sees the calls of those inside of it: 3² times as many for 3 times the depth.
+    assert count(12) < 12 * count(4)

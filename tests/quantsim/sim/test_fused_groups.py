@@ -41,6 +41,13 @@ def test_longer_groups_come_first_and_no_module_is_in_two() -> None:
     assert fused(model, torch.randn(1, 2), [*groups, ("linear", "relu", "tanh")]).absorbed == {"0", "1"}
 
 
+def test_what_passes_its_input_on_stands_between_nothing() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Identity(), nn.Dropout2d(), nn.ReLU(), nn.Linear(3, 4)
+    ).eval()
+    assert fused(model, torch.randn(1, 1, 3, 3)) == FusedModules(frozenset({"0", "1"}), frozenset({"1"}))
+
+
 def test_functional_operations_take_part() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:

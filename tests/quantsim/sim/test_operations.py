@@ -26,13 +26,22 @@ def test_a_function_is_of_one_sort() -> None:
             assert not sort & other
 
 
+def test_a_norm_that_a_model_brings_along_has_the_op_of_torchs() -> None:
+    class TinyRMSNorm(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+    assert op_of_module(TinyRMSNorm()) == op_of_module(nn.RMSNorm(2)) == "rms_norm"
+    assert op_of_module(QuantizationMixin.wrap(TinyRMSNorm).from_module(TinyRMSNorm())) == "rms_norm"
+
+
 def test_the_names_are_those_of_torch() -> None:
     known = {*dir(torch), *dir(functional), *dir(torch.Tensor), *dir(torch.linalg), *dir(torch.ops.aten)}
     known |= {"flex_attention", "alias"}  # of modules that are only there when they are imported
     for name in {*GEMM_OPERATIONS, *COPYING_OPERATIONS} - {"_reshape_alias"}:
         assert name in known, name
     for plain in OPERATION_NAMES.values():
-        assert plain.rstrip("_") in dir(torch), plain
+        assert plain.rstrip("_") in {*dir(torch), *dir(functional)}, plain
     assert not set(OPERATION_NAMES) & set(OPERATION_NAMES.values())
 
 
