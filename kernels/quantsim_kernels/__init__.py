@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantsim_kernels import fixed_point, integer
 from quantsim_kernels.accumulation import Accumulation
 from quantsim_kernels.affine import (
     affine_dequantize,
@@ -78,6 +79,7 @@ __all__ = [
     "backends",
     "compiled_kernels",
     "explain",
+    "fixed_point",
     "float_cast",
     "float_cast_gradient",
     "float_decode",
@@ -87,6 +89,7 @@ __all__ = [
     "force_backend",
     "forced_backend",
     "has_kernels",
+    "integer",
     "manual_seed",
     "mx_dequantize",
     "mx_quantize",

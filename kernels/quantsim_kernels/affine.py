@@ -31,7 +31,7 @@ QUANTIZE_DEQUANTIZE = "affine_quantize_dequantize"
 DYNAMIC_QUANTIZE_DEQUANTIZE = "affine_dynamic_quantize_dequantize"
 
 # Triton first where it can run, then the fast torch kernels, then the reference, which runs everywhere.
-TRITON_PRIORITY, TORCH_PRIORITY, REFERENCE_PRIORITY = 20, 10, 0
+TRITON_PRIORITY, TORCH_PRIORITY, REFERENCE_PRIORITY, INTEGER_PRIORITY = 20, 10, 0, -10
 
 
 def affine_quantize(
@@ -249,6 +249,12 @@ _register(DYNAMIC_QUANTIZE_DEQUANTIZE, Backend.TORCH, fast.dynamic_quantize_dequ
 _register(QUANTIZE, Backend.TRITON, _triton_quantize, launch_objection, TRITON_PRIORITY)
 _register(DEQUANTIZE, Backend.TRITON, _triton_dequantize, launch_objection, TRITON_PRIORITY)
 _register(QUANTIZE_DEQUANTIZE, Backend.TRITON, _triton_quantize_dequantize, launch_objection, TRITON_PRIORITY)
+
+# Where codes are made and read at the borders of integer kernels; never before the others.
+_register(QUANTIZE, Backend.INTEGER, reference.quantize, None, INTEGER_PRIORITY)
+_register(DEQUANTIZE, Backend.INTEGER, reference.dequantize, None, INTEGER_PRIORITY)
+_register(QUANTIZE_DEQUANTIZE, Backend.INTEGER, _reference_quantize_dequantize, None, INTEGER_PRIORITY)
+_register(DYNAMIC_QUANTIZE_DEQUANTIZE, Backend.INTEGER, _reference_dynamic, None, INTEGER_PRIORITY)
 
 # The candidates as registered here: while nobody adds or removes one, plain CPU tensors go to the fast torch kernel.
 # (Triton's interpreter serves CPU tensors too, so under it the registry is always asked.)

@@ -18,6 +18,7 @@ from quantsim_kernels import (
     Scheme,
     affine_quantize_dequantize,
     explain,
+    float_cast,
     force_backend,
     forced_backend,
     registry,
@@ -153,7 +154,7 @@ def test_own_ops_are_registered_with_a_reference() -> None:
     }
     for op in quantsim_kernels.ops():
         assert Backend.REFERENCE in quantsim_kernels.backends(op), op
-    assert quantsim_kernels.backends(OP) == (Backend.REFERENCE, Backend.TORCH, Backend.TRITON)
+    assert quantsim_kernels.backends(OP) == (Backend.REFERENCE, Backend.TORCH, Backend.TRITON, Backend.INTEGER)
     assert all(kernel.description for kernel in registry.kernels())
 
 
@@ -183,7 +184,7 @@ def test_a_newly_registered_kernel_is_used_at_once_and_gone_when_removed() -> No
 
 def test_forcing_a_backend_that_cannot_run_says_why() -> None:
     with force_backend("integer"), pytest.raises(KernelUnavailableError, match="force_backend"):
-        affine_quantize_dequantize(torch.ones(2), torch.ones(()), None, -8, 7)
+        float_cast(torch.ones(2), "e4m3fn")
 
 
 def test_schemes_of_an_op(mine: Registry) -> None:
