@@ -17,6 +17,13 @@ from quantsim.nn.fake_quant import FakeQuantizationMixin
 from quantsim.nn.functional_modules import *  # noqa: F403
 from quantsim.nn.kernel_quant import QuantizationMixin
 from quantsim.nn.observation import CalibrationReport
+from quantsim.nn.pruning_masks import (
+    apply_pruning_masks,
+    pruning_mask,
+    pruning_masks,
+    remove_pruning_mask,
+    set_pruning_mask,
+)
 from quantsim.nn.quantized_modules import *  # noqa: F403
 from quantsim.nn.registration import IgnoredModules, ignored_module_classes
 from quantsim.nn.specification import ModuleSpec
@@ -35,12 +42,17 @@ __all__ = [
     "OutputGrid",
     "QuantizationMixin",
     "UnknownModuleError",
+    "apply_pruning_masks",
     "compute_encodings",
     "compute_param_encodings",
     "decompose_attention",
     "disable_fused_paths",
     "ignored_module_classes",
     "named_quantized_modules",
+    "pruning_mask",
+    "pruning_masks",
+    "remove_pruning_mask",
+    "set_pruning_mask",
 ]
 __all__ += _functional_modules.__all__
 __all__ += _quantized_modules.__all__

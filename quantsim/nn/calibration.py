@@ -14,6 +14,7 @@ from quantsim.nn.containers import CONTAINERS, quantizers_of
 from quantsim.nn.distributed_statistics import calibrate_together
 from quantsim.nn.grid_recovery import recover_grid
 from quantsim.nn.observation import CalibrationReport, QuantizerPlace, observe, preserve_on_error
+from quantsim.nn.pruning_masks import zero_pruned_weights
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.ranks import Ranks
 from quantsim.quantization.sharded_tensors import return_to_shards, whole
@@ -142,6 +143,7 @@ def calibrate_parameters(modules: Iterable[tuple[str, nn.Module]], *, overwrite:
     tensors: dict[int, list[torch.Tensor]] = {}
     places: dict[int, QuantizerPlace] = {}
     for name, module in modules:
+        zero_pruned_weights(module)
         for place in quantizer_places(name, module, ("param_quantizers",)):
             quantizer = place.quantizer
             parameter = module._own_parameter(place.key)  # pyright: ignore[reportCallIssue]

@@ -422,6 +422,8 @@ def to_operand(quantizer: Any, value: Any, quantize: Callable[[Tensor], Tensor] 
     if isinstance(quantizer, AffineQuantizerBase):
         scale, offset = quantizer.get_scale(), quantizer.get_offset()
         assert scale is not None
+        if not quantizer.rounds_to_nearest:
+            value = quantizer(value)  # on the grid, where the nearest point is the same one
         codes = affine_quantize(value, scale, offset, quantizer.qmin, quantizer.qmax, quantizer.block_size)
         return QuantizedOperand(
             values=codes, scale=scale, offset=offset, format=quantizer.format, block_size=quantizer.block_size

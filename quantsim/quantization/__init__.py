@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quantsim.quantization import affine, analyzers, float, granularity
+from quantsim.quantization import affine, analyzers, float, granularity, methods
 from quantsim.quantization.analyzers.base import NonFinitePolicy
 from quantsim.quantization.base import QuantizerBase
 
-__all__ = ["NonFinitePolicy", "QuantizerBase", "affine", "analyzers", "float", "granularity"]
+__all__ = ["NonFinitePolicy", "QuantizerBase", "affine", "analyzers", "float", "granularity", "methods"]

@@ -124,6 +124,15 @@ class QuantizerBase(RangeParameters):
         """Whether the same input may give another result in the next call: nothing may keep the result for later."""
         return False
 
+    @property
+    def rounds_to_nearest(self) -> bool:
+        """Whether the encoding says all: numbers go to the nearest point of its grid, however they got there.
+
+        False where something else takes part, such as a learned rounding; what would compute from the encoding alone
+        (kernels, exports) then asks the quantizer first, or refuses.
+        """
+        return True
+
     # ---------------------------------------------------------------- use
 
     def forward(self, input: Tensor) -> Tensor:

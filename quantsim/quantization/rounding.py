@@ -16,12 +16,12 @@ from quantsim.quantization.base import QuantizerBase
 from quantsim_encodings.formats import RoundingMode
 from quantsim_kernels.random_seeds import SEED_STEP, signed_seed
 
-__all__ = ["RoundingQuantizerBase"]
+__all__ = ["RoundingQuantizerBase", "seed_of_construction"]
 
 _constructed: Final = itertools.count(1)
 
 
-def _seed_of_construction() -> int:
+def seed_of_construction() -> int:
     """A 64-bit seed for a quantizer that was given none: the numbers of construction, scrambled (splitmix64)."""
     value = next(_constructed) * 0x9E3779B97F4A7C15 % 2**64
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -78,7 +78,7 @@ class RoundingQuantizerBase(QuantizerBase):
             self._buffers.pop("seed", None)
         elif self._buffers.get("seed") is None:
             if self._first_seed is None:
-                self._first_seed = _seed_of_construction()
+                self._first_seed = seed_of_construction()
             with torch.inference_mode(False):  # an inference tensor could not be advanced later on
                 device = next((buffer.device for buffer in self.buffers() if buffer is not None), None)
                 device = next((values.device for values in self.parameters()), device)

@@ -44,6 +44,7 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         shape: Shape of the range.
         format: The grid.
         block_size: Elements of a block in each dimension, or None.
+        power: Of the error that is summed; 2 is the squared one, more weighs large errors more.
         nonfinite: What to do with NaN and infinity; ignored ones count as zero.
 
     Example:
@@ -61,10 +62,12 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         format: IntFormat | FloatFormat,
         *,
         block_size: Sequence[int] | None = None,
+        power: float = 2.0,
         nonfinite: NonFinitePolicy | str = NonFinitePolicy.RAISE,
     ) -> None:
         super().__init__(shape, block_size, nonfinite=nonfinite)
         self.format = format
+        self.power = float(power)
         self.reset_stats()
 
     @override
@@ -106,6 +109,11 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         ]
         return torch.cat([low for low, _ in ranges]), torch.cat([high for _, high in ranges])
 
+    def _errors(self, differences: Tensor) -> Tensor:
+        """Sum of each row's errors; overwrites the differences."""
+        powers = differences.square_() if self.power == 2.0 else differences.abs_().pow_(self.power)
+        return powers.sum(1)
+
     def _search_float(self, values: Tensor) -> tuple[Tensor, Tensor]:
         assert isinstance(self.format, FloatFormat)
         largest = values.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -113,11 +121,11 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         for factor in torch.linspace(0.8, 2.0, _FLOAT_PLACES).tolist():
             scale = (largest * (factor / self.format.max)).clamp(min=torch.finfo(torch.float32).tiny)
             quantized = float_quantize_dequantize(values, scale[:, None], self.format)
-            best.offer(quantized.sub_(values).square_().sum(1), -largest * factor, largest * factor)
+            best.offer(self._errors(quantized.sub_(values)), -largest * factor, largest * factor)
         return best.low, best.high
 
     def _search_int(self, values: Tensor, steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
-        qmin, qmax = (-(steps + 1) // 2, steps // 2) if is_symmetric else (0, steps)
+        qmin, qmax = (-((steps + 1) // 2), steps // 2) if is_symmetric else (0, steps)
         minimum, maximum = values.amin(1).clamp(max=0.0), values.amax(1).clamp(min=0.0)
         minimum, maximum = calibration_range(minimum, maximum, 0, steps, is_symmetric)
         best = _Best(maximum)
@@ -125,7 +133,7 @@ class ExactMseEncodingAnalyzer(EncodingAnalyzer):
         def offer(low: Tensor, high: Tensor) -> None:
             scale, offset = scale_and_offset(low, high, qmin, qmax, is_symmetric)
             quantized = affine_quantize_dequantize(values, scale[:, None], offset[:, None], qmin, qmax)
-            best.offer(quantized.sub_(values).square_().sum(1), low, high)
+            best.offer(self._errors(quantized.sub_(values)), low, high)
 
         smallest = 0.2 if steps < 8 else 0.35 if steps < 64 else 0.6
         for factor in torch.logspace(0.0, math.log10(smallest), _SHRINKS).tolist():
