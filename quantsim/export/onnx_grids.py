@@ -122,6 +122,9 @@ def onnx_grid(quantizer: QuantizerBase) -> OnnxGrid | str:
     """
     if quantizer.is_stochastic:
         return "rounds at random, and ONNX rounds to nearest"
+    if not quantizer.rounds_to_nearest:
+        kind = type(quantizer).__name__
+        return f"has learned how to round ({kind}), which quantsim.recipes.bake_rounding writes into the weights"
     rounding = getattr(quantizer, "rounding", RoundingMode.NEAREST_EVEN)
     if rounding is not RoundingMode.NEAREST_EVEN:
         return f"rounds {rounding.value}, and ONNX rounds to nearest, ties to even"

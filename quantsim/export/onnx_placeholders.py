@@ -10,10 +10,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from quantsim.nn.kernel_quant import SpecifiedQuantizedModule
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.float import DynamicFloatQuantizeDequantize
 from quantsim.quantization.granularity import PerBlock, PerTensor
+from quantsim.sim.stand_ins import Forward, replaced_quantizers
 from quantsim_kernels.reference.float_cast import dynamic_quantize_dequantize
 
 __all__ = ["DOMAIN", "ENTER", "KEY", "LEAVE", "QUANTIZE_DEQUANTIZE", "stand_ins"]
@@ -77,30 +77,15 @@ def stand_ins(
         keys: Number of each quantizer.
         written_out: Those that are traced as what they compute.
     """
-    replaced: list[nn.Module] = []
-    try:
-        for module in model.modules():
-            forward: Callable[..., Any]
-            if isinstance(module, QuantizerBase):
-                if module not in keys:
-                    continue
-                if module in written_out:
-                    forward = partial(_written_out, keys[module], module.map_to_grid)
-                elif isinstance(module, DynamicFloatQuantizeDequantize):
-                    forward = partial(_written_out, keys[module], partial(_dynamic_cast, keys[module], module))
-                else:
-                    forward = partial(_stand_in, keys[module])
-            elif (
-                isinstance(module, SpecifiedQuantizedModule)
-                and type(module).forward is SpecifiedQuantizedModule.forward
-            ):
-                forward = module._fake_quantized_forward
-            else:
-                continue
-            if "forward" not in module.__dict__:
-                module.__dict__["forward"] = forward
-                replaced.append(module)
+
+    def forward_of(quantizer: QuantizerBase) -> Forward | None:
+        if quantizer not in keys:
+            return None
+        if quantizer in written_out:
+            return partial(_written_out, keys[quantizer], quantizer.map_to_grid)
+        if isinstance(quantizer, DynamicFloatQuantizeDequantize):
+            return partial(_written_out, keys[quantizer], partial(_dynamic_cast, keys[quantizer], quantizer))
+        return partial(_stand_in, keys[quantizer])
+
+    with replaced_quantizers(model, forward_of):
         yield
-    finally:
-        for module in replaced:
-            module.__dict__.pop("forward", None)

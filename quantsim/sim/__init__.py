@@ -16,6 +16,7 @@ from quantsim.sim.config import (
     PlacementRule,
     QuantizerSetting,
     SimulationConfig,
+    SoftmaxSetting,
     load_config,
 )
 from quantsim.sim.coverage import Coverage
@@ -49,6 +50,7 @@ __all__ = [
     "SequentialCalibration",
     "SimulationConfig",
     "SimulationSummary",
+    "SoftmaxSetting",
     "StorageSize",
     "SummaryRow",
     "UnquantizedOperation",

@@ -33,7 +33,10 @@ _WITHOUT_QUANTIZERS: Final = (ModuleKind.GRID_KEEPING, ModuleKind.LOSS, ModuleKi
 
 _PRODUCTS: Final = frozenset({"matmul", "bmm", "mm"})
 
-_CACHE_READERS: Final = ("qk_matmul", "pv_matmul")
+_SUMS: Final = frozenset({"add", "subtract"})
+
+_SCORES: Final = "qk_matmul"
+_CACHE_READERS: Final = (_SCORES, "pv_matmul")
 """The products of decomposed attention; their second inputs are keys and values."""
 
 
@@ -91,6 +94,9 @@ class ActivationPlaces:
             if operation is not None and "inputs" in operation.model_fields_set:
                 for position in floating_inputs(leaf, self._run):
                     _assign(placement, _input(leaf, position), operation.inputs)
+        if self._config.operands is not None and self._at_outputs:
+            for leaf in self._leaves.values():
+                self._narrow_operands(leaf, placement, self._config.operands)
         if self._config.second_factors is not None:
             for leaf in self._leaves.values():
                 if leaf.op in _PRODUCTS and call_of(leaf, self._run) is not None:
@@ -141,12 +147,33 @@ class ActivationPlaces:
         elif self._at_outputs and self._joins(leaf):
             self._joining.add(leaf.path)
             wanted = _Mark.KEPT
+        if self._at_outputs and self._config.scores is not None and leaf.path.rpartition(".")[2] == _SCORES:
+            wanted = self._config.scores
+        elif self._at_outputs and not changed and self._config.addends is not None and self._is_addend(leaf.path):
+            wanted = self._config.addends
         if self._at_outputs and leaf.path in self._fused.absorbed:
             wanted = _Mark.ABSORBED
         if wanted is None or (wanted is _Mark.KEPT and not self._at_outputs):
             return
         for position in floating_outputs(leaf, self._run):
             self._outputs[OutputReference(leaf.path, position)] = wanted
+
+    def _is_addend(self, path: str) -> bool:
+        """Whether nothing but sums read what a module gives."""
+        call = None if self._run is None else self._run.calls.get(path)
+        readers = set() if call is None else set(call.consumers)
+        if None in readers:
+            return False
+        # A module that hands its input on, such as dropout in evaluation, is a reader; so is who reads that.
+        leaves = {reader: self._leaves.get(reader) for reader in readers if reader is not None}
+        keeping = {reader for reader, leaf in leaves.items() if leaf and leaf.kind is ModuleKind.GRID_KEEPING}
+        summing = {reader for reader, leaf in leaves.items() if leaf and leaf.op and canonical_op(leaf.op) in _SUMS}
+        others = leaves.keys() - keeping - summing
+        return bool(summing) and not others and not any(map(self._is_read, keeping))
+
+    def _is_read(self, path: str) -> bool:
+        call = None if self._run is None else self._run.calls.get(path)
+        return call is not None and bool(call.consumers)
 
     def _joins(self, leaf: Leaf) -> bool:
         return (
@@ -214,6 +241,21 @@ class ActivationPlaces:
                 for each in sorted(call.inputs[position].producers, key=str):
                     found += self._grids_of(each, placement, visited | {producer})
         return found or [None]
+
+    def _narrow_operands(
+        self, leaf: Leaf, placement: dict[TensorReference, QuantizerSetting], operands: IntegerSetting
+    ) -> None:
+        """Gives inputs of multiplying modules that come with more bits than those a quantizer of their own."""
+        if leaf.kind is not ModuleKind.MULTIPLYING:
+            return
+        wanted = operand_inputs(leaf.op, leaf.input_names) if leaf.input_names else frozenset(range(leaf.input_count))
+        for position in floating_inputs(leaf, self._run):
+            if position not in wanted or _input(leaf, position) in placement:
+                continue
+            known = [tensor for tensor in self._grid_of_input(leaf, position, placement) if tensor is not None]
+            settings = [placement[tensor] for tensor in known]
+            if any(isinstance(each, IntegerSetting) and each.bits > operands.bits for each in settings):
+                placement[_input(leaf, position)] = operands
 
     def _place_cache(self, placement: dict[TensorReference, QuantizerSetting], setting: QuantizerSetting) -> None:
         readers = [leaf for path, leaf in self._leaves.items() if path.rpartition(".")[2] in _CACHE_READERS]

@@ -36,6 +36,7 @@ from quantsim.sim.quantizer_settings import (
     OpticalSetting,
     QuantizerSetting,
     Setting,
+    SoftmaxSetting,
     check_parameter_setting,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "PlacementRule",
     "QuantizerSetting",
     "SimulationConfig",
+    "SoftmaxSetting",
     "load_config",
 ]
 
@@ -182,6 +184,15 @@ class SimulationConfig(Setting):
     second_factors: QuantizerSetting | None = None
     """For the second factor of a product of two activations (``matmul``), wherever that tensor is rounded: a matrix
     engine may want it symmetric, as a weight."""
+    scores: QuantizerSetting | None = None
+    """For the products of queries and keys, which softmax reads: its exponentials need them finer than other products.
+    For ``activation_placement: outputs``."""
+    addends: QuantizerSetting | None = None
+    """For results that nothing but sums read, as those of a layer before its residual sum: they hold the outliers of
+    the residual stream. For ``activation_placement: outputs``."""
+    operands: IntegerSetting | None = None
+    """For the inputs of multiplying modules that come on an integer grid of more bits: a matrix engine reads 8-bit
+    codes, where sums and norms around it have 16. For ``activation_placement: outputs``."""
     operations: dict[str, OperationSetting] = Field(default={})
     """By op, what differs from the above: ``{"softmax": {"outputs": {"kind": "int", "fixed_range": [0, 1]}}}``."""
     rules: tuple[PlacementRule, ...] = ()
@@ -196,7 +207,7 @@ class SimulationConfig(Setting):
             >>> [load_config(name).needs_data for name in ("w8a8", "w8a8_dynamic", "fp16", "mxfp4")]
             [True, False, False, False]
         """
-        settings = [self.activations, self.kv_cache, self.second_factors]
+        settings = [self.activations, self.kv_cache, self.second_factors, self.operands, self.scores, self.addends]
         changes = (*self.rules, *self.operations.values())
         settings += [setting for change in changes for setting in (change.inputs, change.outputs)]
         return any(setting is not None and setting.needs_data for setting in settings)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from quantsim.errors import QuantsimError, ShapeError
 from quantsim.nn import BaseQuantizationMixin
-from quantsim.quantization.affine import GroupedBlockQuantizeDequantize
+from quantsim.quantization.affine import GroupedBlockQuantizeDequantize, QuantizeDequantize
 from quantsim.quantization.base import QuantizerBase
+from quantsim.quantization.methods import METHODS, QDropQuantizeDequantize, with_method
 from quantsim.quantization.optical import OpticalQuantizeDequantize
 from quantsim.quantization.rounding import RoundingQuantizerBase
 from quantsim.sim.leaf import Leaf
@@ -147,6 +148,8 @@ def export_document(
     problems: list[Problem] = []
     for tensor, quantizer in iterate_quantizers(modules):
         encoding, reason = _encoding_of(quantizer)
+        if encoding is None and not quantizer.needs_calibration:
+            continue  # it has no numbers of its own; the config says that it is there
         if encoding is None:
             problems.append(Problem(slot_name(tensor), reason))
             continue
@@ -299,6 +302,7 @@ def _quantizer_for(
     if values is not None:
         encoding = _oriented(encoding, values, module, is_transposed=resolved.is_transposed)
     quantizer = _regrouped(existing, encoding) or _optical_copy(existing, encoding) or quantizer_from_encoding(encoding)
+    quantizer = _of_the_method(existing, quantizer)
     if existing is not None and type(existing) is type(quantizer) and not isinstance(encoding, OpticalEncoding):
         _keep_analyzer(existing, quantizer)
     if isinstance(quantizer, RoundingQuantizerBase) and isinstance(existing, RoundingQuantizerBase):
@@ -334,6 +338,17 @@ def _regrouped(existing: QuantizerBase | None, encoding: Encoding) -> QuantizerB
     scale = quantizer.get_scale()
     expected = torch.tensor(encoding.scale, dtype=torch.float32)
     return quantizer if scale is not None and torch.allclose(scale.cpu(), expected, rtol=1e-5, atol=0.0) else None
+
+
+def _of_the_method(existing: QuantizerBase | None, quantizer: QuantizerBase) -> QuantizerBase:
+    """What goes on training by the method of the quantizer whose place it takes, where that can have the new grid."""
+    if not isinstance(existing, tuple(METHODS.values())) or type(quantizer) is not QuantizeDequantize:
+        return quantizer
+    arguments = {"drop": existing.drop} if isinstance(existing, QDropQuantizeDequantize) else {}
+    try:
+        return with_method(quantizer, type(existing), **arguments)
+    except QuantsimError:
+        return quantizer
 
 
 def _optical_copy(existing: QuantizerBase | None, encoding: Encoding) -> QuantizerBase | None:

@@ -12,7 +12,7 @@ from quantsim.sim.module_kinds import ModuleKind
 from quantsim.sim.operations import canonical_op
 from quantsim.sim.patterns import is_op
 
-__all__ = ["DEFAULT_FUSED_GROUPS", "FusedModules", "find_fused_modules"]
+__all__ = ["DEFAULT_FUSED_GROUPS", "RMS_NORM_GROUP", "FusedModules", "find_fused_modules"]
 
 DEFAULT_FUSED_GROUPS: Final[tuple[tuple[str, str], ...]] = tuple(
     (first, activation)
@@ -20,6 +20,9 @@ DEFAULT_FUSED_GROUPS: Final[tuple[tuple[str, str], ...]] = tuple(
     for activation in ("relu", "relu6", "hardtanh")
 )
 """What integer hardware fuses at no cost: an activation function that only clips goes into the rounding."""
+
+RMS_NORM_GROUP: Final = ("pow", "mean", "add", "rsqrt", "multiply", "multiply")
+"""RMSNorm as models write it."""
 
 _FOLDED_NORM: Final = "batch_norm"
 

@@ -17,15 +17,19 @@ from typing import Final
 from quantsim.errors import ConfigurationError
 from quantsim.quantization.optical import DEFAULT_LUT
 from quantsim.sim.config import (
+    ActivationPlacement,
     AnalyzerKind,
     AnalyzerSetting,
     FloatSetting,
     GranularityKind,
     IntegerSetting,
     MXSetting,
+    OperationSetting,
     OpticalSetting,
     SimulationConfig,
+    SoftmaxSetting,
 )
+from quantsim.sim.fused_groups import DEFAULT_FUSED_GROUPS, RMS_NORM_GROUP
 
 __all__ = [
     "PRESETS",
@@ -33,6 +37,7 @@ __all__ = [
     "fp8_e4m3",
     "fp8_e5m2",
     "fp16",
+    "integer_w8a8",
     "mxfp4",
     "mxfp6_e2m3",
     "mxfp6_e3m2",
@@ -126,6 +131,34 @@ def w4a16_g32() -> SimulationConfig:
         name="w4a16_g32",
         description="4-bit weights in groups of 32, activations in the model's own floating-point type",
         weights=_four_bit_groups(),
+    )
+
+
+def integer_w8a8() -> SimulationConfig:
+    """Everything on integer grids, as :func:`quantsim.dualpath.to_integer` needs it: no float between first and last.
+
+    * Weights: as in :func:`w8a8`. Quantizers of activations sit at the outputs of all modules, 8 bit asymmetric; ranges
+      of least squared error, where features of images are no tokens whose errors would count alike.
+    * Sums (the residual stream) and what they add, norms, products element by element and the scores of attention:
+      16 bit symmetric, min-max; before a matrix multiplication they are rounded to 8 bit as in :func:`w8a8`. (On
+      MiniLM 8 bits for what the feed-forward layers add to the residual stream cost as much as all other roundings
+      together.)
+    * Softmax: 8-bit numerators, divided by their sum after the product with the values.
+    """
+    sixteen = IntegerSetting(bits=16)
+    wide = OperationSetting(outputs=sixteen)
+    ops = ("add", "subtract", "multiply", "layer_norm", "rms_norm", "embedding", "mean")
+    return SimulationConfig(
+        name="integer_w8a8",
+        description="integers everywhere: 8-bit operands, 16-bit sums, norms and scores, integer softmax",
+        weights=IntegerSetting(bits=8, granularity=GranularityKind.CHANNEL, analyzer=_EXACT_MSE),
+        activations=IntegerSetting(bits=8, symmetric=False, analyzer=AnalyzerSetting(kind=AnalyzerKind.MSE)),
+        activation_placement=ActivationPlacement.OUTPUTS,
+        fused_groups=(*DEFAULT_FUSED_GROUPS, RMS_NORM_GROUP),
+        operands=IntegerSetting(bits=8, symmetric=False, analyzer=_TOKEN_MSE),
+        scores=sixteen,
+        addends=sixteen,
+        operations={**dict.fromkeys(ops, wide), "softmax": OperationSetting(outputs=SoftmaxSetting())},
     )
 
 
@@ -289,6 +322,7 @@ PRESETS: Final[Mapping[str, Callable[[], SimulationConfig]]] = MappingProxyType(
             w4a8,
             w4a8_dynamic,
             w4a16_g32,
+            integer_w8a8,
             fp8_e4m3,
             fp8_e5m2,
             fp16,

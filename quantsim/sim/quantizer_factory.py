@@ -14,8 +14,10 @@ from quantsim.quantization.analyzers.exact_mse import ExactMseEncodingAnalyzer
 from quantsim.quantization.analyzers.token_mse import TokenMseEncodingAnalyzer
 from quantsim.quantization.base import QuantizerBase
 from quantsim.quantization.granularity import PerBlock
+from quantsim.quantization.methods import METHODS, Method
 from quantsim.quantization.mx import MXQuantizeDequantize
 from quantsim.quantization.optical import OpticalQuantizeDequantize
+from quantsim.quantization.softmax import UnnormalizedSoftmaxQuantizeDequantize
 from quantsim.sim.config import (
     AnalyzerKind,
     AnalyzerSetting,
@@ -25,6 +27,7 @@ from quantsim.sim.config import (
     MXSetting,
     OpticalSetting,
     QuantizerSetting,
+    SoftmaxSetting,
 )
 from quantsim_encodings.encoding import (
     AffineEncoding,
@@ -119,7 +122,9 @@ def _build(
             block_size=block_size,
             block_grouping=grouping,
         )
-    return affine.QuantizeDequantize(
+    if setting.method is not Method.RANGE and setting.analyzer == AnalyzerSetting():
+        analyzer = None  # the method's own
+    return METHODS[setting.method](
         shape, setting.bits, setting.symmetric, encoding_analyzer=analyzer, block_size=block_size
     )
 
@@ -169,6 +174,7 @@ def parameter_quantizer(
         UserWarning: The blocks are smaller than asked for.
     """
     shape = tuple(values.shape)
+    assert not isinstance(setting, SoftmaxSetting)  # the config's own validation
     if isinstance(setting, OpticalSetting):
         return _optical(setting).to(values.device)
     if isinstance(setting, MXSetting) or setting.dynamic:
@@ -232,6 +238,16 @@ def activation_quantizer(
     """
     if isinstance(setting, OpticalSetting):
         return _optical(setting)
+    if isinstance(setting, SoftmaxSetting):
+        if op != "softmax":
+            raise ConfigurationError(
+                "unnormalised numerators are those of a softmax",
+                where=where,
+                got=f"kind 'softmax' for {op or 'a module of no known op'}",
+                expected="the output of a softmax",
+                fix="write operations: {softmax: {outputs: {kind: softmax}}}",
+            )
+        return UnnormalizedSoftmaxQuantizeDequantize(setting.bits)
     if isinstance(setting, MXSetting):
         return _run_time_blocks(setting, summed_axis)
     if isinstance(setting, FloatSetting) and setting.dynamic and setting.granularity is GranularityKind.BLOCK:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import override
 
+from quantsim.quantization.methods import Method
 from quantsim_encodings.formats import (
     MAX_LEVELS,
     NAMED_FLOAT_FORMATS,
@@ -36,6 +37,7 @@ __all__ = [
     "OpticalSetting",
     "QuantizerSetting",
     "Setting",
+    "SoftmaxSetting",
     "check_parameter_setting",
 ]
 
@@ -157,6 +159,8 @@ class IntegerSetting(_QuantizerSetting):
     """LPBQ: block scales are integer multiples, of this many bits less ``bits``, of one scale a channel."""
     fixed_range: tuple[float, float] | None = None
     """Smallest and largest value, known beforehand: (0, 1) of a softmax, say. Nothing is calibrated then."""
+    method: Method = Method.RANGE
+    """What training learns of the grid: ``lsq``, ``pact``, ``rcf``, ``sawb``, ``qdrop``, ``adaround``."""
 
     @property
     @override
@@ -175,6 +179,16 @@ class IntegerSetting(_QuantizerSetting):
         return self
 
     @model_validator(mode="after")
+    def _method_fits_the_grid(self) -> Self:
+        if self.method is Method.RANGE:
+            return self
+        if self.dynamic or self.decompressed_bits is not None:
+            raise ValueError(f"method={self.method.value!r}: run-time scales, and LPBQ's, are not learned")
+        if self.method is Method.SAWB and not (self.symmetric and self.bits <= 8):
+            raise ValueError("method='sawb' needs symmetric: true and 2 to 8 bits")
+        return self
+
+    @model_validator(mode="after")
     def _lpbq_is_complete(self) -> Self:
         if self.decompressed_bits is not None:
             if self.granularity is not GranularityKind.BLOCK or not self.symmetric:
@@ -187,6 +201,8 @@ class IntegerSetting(_QuantizerSetting):
     def label(self) -> str:
         """Short words for tables."""
         words = f"int{self.bits} {'symmetric' if self.symmetric else 'asymmetric'}, {_granularity_label(self)}"
+        if self.method is not Method.RANGE:
+            words = f"{words}, {self.method.value}"
         return (
             words if self.fixed_range is None else f"{words}, from {self.fixed_range[0]:g} to {self.fixed_range[1]:g}"
         )
@@ -381,13 +397,40 @@ class OpticalSetting(Setting):
         return f"{self.levels} optical levels{floor}{noise}"
 
 
+class SoftmaxSetting(Setting):
+    """Attention weights as integer softmax computes them: rounded numerators, divided by their sum; nothing calibrated.
+
+    For the outputs of softmax over the last dimension (``operations: {softmax: {outputs: {kind: softmax}}}``).
+
+    Example:
+        >>> SoftmaxSetting(bits=8).label
+        'softmax of 8-bit numerators'
+    """
+
+    kind: Literal["softmax"] = "softmax"
+    bits: int = Field(default=8, ge=2, le=16)
+    """Bits of a numerator."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the quantizer is calibrated: never."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """Short words for tables."""
+        return f"softmax of {self.bits}-bit numerators"
+
+
 def _granularity_label(setting: _QuantizerSetting) -> str:
     blocks = setting.granularity is GranularityKind.BLOCK
     extent = f"block of {setting.block_size}" if blocks else setting.granularity.value
     return f"{extent}{' (run time)' if setting.dynamic else ''}"
 
 
-QuantizerSetting = Annotated[IntegerSetting | FloatSetting | MXSetting | OpticalSetting, Field(discriminator="kind")]
+QuantizerSetting = Annotated[
+    IntegerSetting | FloatSetting | MXSetting | OpticalSetting | SoftmaxSetting, Field(discriminator="kind")
+]
 
 
 def check_parameter_setting(where: str, setting: QuantizerSetting | None) -> None:
@@ -398,6 +441,8 @@ def check_parameter_setting(where: str, setting: QuantizerSetting | None) -> Non
     """
     if setting is None or isinstance(setting, (MXSetting, OpticalSetting)):
         return
+    if isinstance(setting, SoftmaxSetting):
+        raise ValueError(f"{where}: kind 'softmax' is for the outputs of softmax")
     if setting.granularity is GranularityKind.TOKEN:
         raise ValueError(f"{where}: a parameter cannot have run-time scales of tokens; use granularity 'channel'")
     if setting.analyzer.kind is AnalyzerKind.TOKEN_MSE:

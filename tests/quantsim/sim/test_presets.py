@@ -33,6 +33,7 @@ LEAST_SQNR = {
     "w4a8": 15.0,
     "w4a8_dynamic": 15.0,
     "w4a16_g32": 15.0,
+    "integer_w8a8": 25.0,
     "fp8_e4m3": 24.0,
     "fp8_e5m2": 18.0,
     "fp16": 60.0,
@@ -46,7 +47,7 @@ LEAST_SQNR = {
     "nvfp4": 12.0,
     "optical_256": 25.0,
 }
-NEED_DATA = {"w8a8", "w4a8", "optical_256"}
+NEED_DATA = {"w8a8", "w4a8", "integer_w8a8", "optical_256"}
 MODELS = ("mlp", "cnn", "bert")
 
 
@@ -209,6 +210,8 @@ def test_each_preset_quantizes_both_operands_of_every_multiplication(mlp: Any, n
     places = [place for place, _ in sim.quantizers()]
     weights = [f"{path}.param_quantizers['weight']" for path in (0, 2)]
     inputs = [] if name == "w4a16_g32" else [f"{path}.input_quantizers[0]" for path in (0, 2)]
+    if name == "integer_w8a8":  # at the outputs, but for the model's input
+        inputs = ["0.input_quantizers[0]", "1.output_quantizers[0]", "2.output_quantizers[0]"]
     assert sorted(places) == sorted([*weights, *inputs])
 
 
@@ -228,3 +231,13 @@ def test_a_four_bit_weight_takes_at_most_sixteen_values_a_group() -> None:
         weight = module.param_quantizers["weight"](module.weight)
     for group in weight.reshape(6, 32):
         assert 8 <= group.unique().numel() <= 16
+
+
+def test_the_integer_preset_has_wide_sums_and_narrow_factors(bert: Any) -> None:
+    sim = QuantizationSimModel(bert.model, bert.example, config="integer_w8a8")
+    widths = {place: quantizer.bitwidth for place, quantizer in sim.quantizers()}
+    assert {bits for place, bits in widths.items() if "LayerNorm.output" in place or "add_" in place} == {16}
+    assert {bits for place, bits in widths.items() if "qk_matmul.output" in place} == {16}
+    assert {bits for place, bits in widths.items() if "pv_matmul.output" in place} == {8}
+    assert {bits for place, bits in widths.items() if "output.dense.output" in place} == {16}  # only sums read it
+    assert {bits for place, bits in widths.items() if "query.input" in place or "query.output" in place} == {8}
