@@ -1,4 +1,4 @@
-"""``quantsim export``: a saved simulation as ONNX, encodings, rounded weights, or a program of torch."""
+"""``quantsim export``: a saved simulation as ONNX, encodings, rounded weights, a program of torch, or integers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from quantsim.cli.saved_simulation import SavedSimulation
     from quantsim_encodings import EncodingsVersion, Loss
 
-__all__ = ["ExportTarget", "export"]
+__all__ = ["ExportTarget", "export", "warnings_as_lines"]
 
 
 class ExportTarget(StrEnum):
@@ -45,6 +45,7 @@ class ExportTarget(StrEnum):
     ENCODINGS = "encodings"
     SAFETENSORS = "safetensors"
     PROGRAM = "program"
+    CHIP = "chip"
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,22 @@ class _Request:
     fold_weights: bool
     dynamic_batch: bool
     dynamic_length: bool
+    overwrite: bool
 
 
-_TRACED: Final = (ExportTarget.ONNX, ExportTarget.PROGRAM)
+_GRAPHS: Final = (ExportTarget.ONNX, ExportTarget.PROGRAM)
+_TRACED: Final = (*_GRAPHS, ExportTarget.CHIP)
 
 _SUFFIXES: Final = {ExportTarget.ENCODINGS: ".json", ExportTarget.PROGRAM: ".pt2"}
 
 _OPTIONS_OF: Final = {
     "--opset": (ExportTarget.ONNX,),
-    "--strict": (ExportTarget.ONNX,),
+    "--strict": (ExportTarget.ONNX, ExportTarget.CHIP),
     "--float-graph": (ExportTarget.ONNX,),
     "--unsigned-weights": (ExportTarget.ONNX,),
     "--decompose": (ExportTarget.ONNX,),
-    "--dynamic-batch": _TRACED,
-    "--dynamic-length": _TRACED,
+    "--dynamic-batch": _GRAPHS,
+    "--dynamic-length": _GRAPHS,
     "--data": _TRACED,
     "--fold-weights": (ExportTarget.PROGRAM, ExportTarget.SAFETENSORS),
     "--encodings-version": (ExportTarget.ONNX, ExportTarget.ENCODINGS),
@@ -93,7 +96,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="File to write (.onnx, .json, .pt2); for safetensors, and if you like for onnx, a folder.",
+            help="File to write (.onnx, .json, .pt2); for safetensors, chip, and if you like for onnx, a folder.",
             show_default=False,
         ),
     ],
@@ -120,7 +123,10 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option("--opset", help="onnx: version of the operators.")] = 21,
     strict: Annotated[
-        bool, typer.Option("--strict", help="onnx: fail if a tensor of the graph has no encoding.")
+        bool,
+        typer.Option(
+            "--strict", help="onnx: fail if a tensor of the graph has no encoding; chip: if anything stays float."
+        ),
     ] = False,
     float_graph: Annotated[
         bool, typer.Option("--float-graph", help="onnx: also write the graph without quantizers.")
@@ -147,7 +153,10 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
-    """Export a saved simulation: ONNX with encodings, an encodings file, rounded weights, or a torch.export program."""
+    """Export a saved simulation: ONNX, an encodings file, rounded weights, a torch.export program, or integers.
+
+    The folder of --to chip is for hardware without floating point; 'quantsim chip export' has its tiles as options.
+    """
     from quantsim.cli.saved_simulation import load_simulation, require_simulation
 
     # All that can be found out before anything slow is.
@@ -164,6 +173,7 @@ def export(
         fold_weights=to is ExportTarget.SAFETENSORS if fold_weights is None else fold_weights,
         dynamic_batch=dynamic_batch,
         dynamic_length=dynamic_length,
+        overwrite=overwrite,
     )
     require_simulation(simulation)
     _require_output(to, output, simulation, overwrite=overwrite)
@@ -185,7 +195,7 @@ def export(
         if example is not None:
             with torch.no_grad():
                 call_model(saved.sim, example, "the example inputs" if batches is None else "batch 0")
-    with progress.status(f"exporting to {to.value}"), _warnings_as_lines() as warned:
+    with progress.status(f"exporting to {to.value}"), warnings_as_lines() as warned:
         lines = _WRITERS[to](saved, example, request)
     console = output_console()
     for line in (*lines, *warned):
@@ -204,7 +214,7 @@ def _require_options_of(to: ExportTarget, context: typer.Context) -> None:
 def _require_output(to: ExportTarget, output: Path, simulation: Path, *, overwrite: bool) -> None:
     from quantsim.cli.saved_simulation import require_new_file, require_new_folder
 
-    if to is ExportTarget.SAFETENSORS:
+    if to in (ExportTarget.SAFETENSORS, ExportTarget.CHIP):
         if output.exists() and simulation.samefile(output):
             raise CommandError(f"--output {output}: is the folder that is read; choose another")
         require_new_folder(output, "--output", overwrite=overwrite)
@@ -272,11 +282,19 @@ def _program(saved: SavedSimulation, example: Any, request: _Request) -> list[st
     return [f"{request.output}: {request.output.stat().st_size / 1e6:.2f} MB"]
 
 
+def _chip(saved: SavedSimulation, example: Any, request: _Request) -> list[str]:
+    from quantsim.export import nn2chip
+
+    chip = nn2chip(saved.sim, request.output, example, strict=request.strict, overwrite=request.overwrite)
+    return str(chip).splitlines()
+
+
 _WRITERS: Final[dict[ExportTarget, Callable[[SavedSimulation, Any, _Request], list[str]]]] = {
     ExportTarget.ONNX: _onnx,
     ExportTarget.ENCODINGS: _encodings,
     ExportTarget.SAFETENSORS: _safetensors,
     ExportTarget.PROGRAM: _program,
+    ExportTarget.CHIP: _chip,
 }
 
 
@@ -318,7 +336,7 @@ def _require_alike(tensors: Sequence[Any], axis: int, option: str) -> None:
 
 
 @contextlib.contextmanager
-def _warnings_as_lines() -> Iterator[list[str]]:
+def warnings_as_lines() -> Iterator[list[str]]:
     """Collects what quantsim warns of; what torch's exporters say meanwhile is of no use to the user."""
     lines: list[str] = []
     before = logging.root.manager.disable

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from quantsim.cli import calibrate, encodings, evaluate, export, glue, kernels, llm, report, simulate, transform
+from quantsim.cli import calibrate, chip, encodings, evaluate, export, glue, kernels, llm, report, simulate, transform
 from quantsim.cli.outcome import ExitCode, describe, exit_code_of, first_line, show_help_without_command
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("transform")(transform.transform)
+app.add_typer(chip.app, name="chip")
 app.add_typer(encodings.app, name="encodings")
 app.add_typer(glue.app, name="glue")
 app.add_typer(kernels.app, name="kernels")

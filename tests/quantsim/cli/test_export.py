@@ -74,6 +74,18 @@ def test_an_onnx_file_that_takes_any_number_of_samples(run: Run, code: Path, sav
         np.testing.assert_allclose(got, sim(inputs(rows)).detach().numpy(), atol=2e-2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_folder_for_integer_hardware(run: Run, code: Path, saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "chip"
+    arguments = ("export", saved, "-m", f"{code}:model_with_inputs", "--to", "chip", "-o", path)
+    done = run(*arguments)
+    assert (done.code, done.err) == (0, "")
+    assert "integer coverage: " in done.out
+    assert run("chip", "verify", path).code == 0
+    assert "is not empty" in run(*arguments).err
+    assert run(*arguments, "--overwrite").code == 0
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_text_model_as_onnx(run: Run, saved_classifier: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
