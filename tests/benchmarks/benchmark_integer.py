@@ -1,4 +1,4 @@
-"""Integer ops on the CPU against float32's: a linear layer with rescaling, a convolution, and what a transformer has.
+"""Integers on the CPU against float32: a linear layer with rescaling, convolutions, a transformer's ops, and MiniLM.
 
 The linear layer is measured with random codes and weights, whose sums need one block, and with the largest weights,
 which need several.
@@ -12,12 +12,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from harness import Comparison, Options
+from models import minilm, minilm_inputs
 from torch import Tensor
 
+from quantsim.dualpath import to_integer
+from quantsim.sim import QuantizationSimModel
 from quantsim_kernels.fixed_point import exponential_tables, fixed_point
 from quantsim_kernels.torch import integer
 
-LINEAR_GATE = 1.3
+LINEAR_GATE, MODEL_GATE = 1.3, 3.0
 GRID: dict[str, Any] = {"zero_point": 3, "low": -128, "high": 127}
 
 
@@ -117,6 +120,32 @@ def layer_norm(rows: int, width: int) -> Comparison:
     )
 
 
+def whole_model(batch: int, length: int) -> Comparison | None:
+    """MiniLM as an integer graph, in torch and in ONNX Runtime, against its float32 self."""
+    model = minilm()
+    if model is None:
+        return None
+    inputs = minilm_inputs(batch, length)
+    sim = QuantizationSimModel(model, inputs, config="integer_w8a8")
+    sim.compute_encodings([inputs])
+    graph = to_integer(sim, inputs, strict=True)
+
+    def float32() -> object:
+        with torch.no_grad():
+            return model(**inputs)
+
+    return Comparison(
+        title=f"MiniLM {batch}x{length}, integers only",
+        baseline="float32",
+        functions={
+            "float32": float32,
+            "torch": lambda: graph(**inputs),
+            "onnxruntime": lambda: graph(**inputs, executor="onnxruntime"),
+        },
+        gates={"torch": MODEL_GATE},
+    )
+
+
 def subject(options: Options) -> Iterator[Comparison]:
     """What a convolutional network and a transformer are made of."""
     small = options.quick
@@ -125,3 +154,6 @@ def subject(options: Options) -> Iterator[Comparison]:
     yield convolution(64, 64, 8 if small else 28)
     yield attention(1 if small else 8, 12, 32 if small else 128)
     yield layer_norm(64 if small else 1024, 384)
+    model = whole_model(*((1, 16) if small else (32, 64)))
+    if model is not None:
+        yield model
