@@ -46,7 +46,7 @@ def to_tensor(array: Any, dtype: torch.dtype, where: str) -> Tensor:
         where: What errors call the array.
 
     Raises:
-        CommandError: It holds no numbers.
+        CommandError: It holds no numbers, or some beyond 64 bits with sign.
 
     Example:
         >>> import numpy as np
@@ -59,4 +59,6 @@ def to_tensor(array: Any, dtype: torch.dtype, where: str) -> Tensor:
         return torch.from_numpy(array.astype(np.float64)).to(dtype)
     if array.dtype.kind == "b":
         return torch.from_numpy(np.ascontiguousarray(array))
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise CommandError(f"{where} holds {array.max()}; expected whole numbers below 2**63, as torch has them")
     return torch.from_numpy(array.astype(np.uint8 if array.dtype == np.uint8 else np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quantsim.cli.console import progress_bar
@@ -47,7 +47,7 @@ def outputs(
 
 
 def main_output(model: Callable[..., Any] | QuantizationSimModel, batch: Any, name: str) -> Tensor:
-    """A model's output for one batch: ``logits`` if there are any, else the first floating-point tensor.
+    """A model's output for one batch: ``logits``, else the first floating-point tensor with dimensions.
 
     Args:
         model: The model.
@@ -108,17 +108,14 @@ def main_tensor(output: Any, name: str) -> Tensor:
         >>> main_tensor((torch.tensor(3), {"scores": torch.zeros(2, 5)}), "batch 0").shape
         torch.Size([2, 5])
     """
-    from torch import Tensor
-    from torch.utils import _pytree as pytree
+    from quantsim.report.model_outputs import main_output as found_in
 
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
-        return output["logits"]
-    # Not every class of outputs is a container that torch knows.
-    values = list(output.values()) if hasattr(output, "values") and not isinstance(output, Tensor) else output
-    for leaf in pytree.tree_leaves(values):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf
-    raise CommandError(f"the model returns {type(output).__name__} on {name}; expected a floating-point tensor in it")
+    found = found_in(output)
+    if found is None:
+        raise CommandError(
+            f"the model returns {type(output).__name__} on {name}; expected a floating-point tensor in it"
+        )
+    return found[1]
 
 
 class Closeness:
@@ -133,37 +130,30 @@ class Closeness:
     """
 
     def __init__(self) -> None:
-        self._signal = self._noise = self._cosines = 0.0
-        self._rows = 0
+        from quantsim.report.model_outputs import OutputError
+
+        self._error = OutputError()
 
     def add(self, expected: Tensor, got: Tensor, batch: Any) -> None:
         """Adds the outputs for one batch.
 
         Args:
-            expected: In floating point.
+            expected: In floating point; what is not finite in it does not count.
             got: Simulated, of the same shape.
             batch: What they were computed from; its ``attention_mask``, if any, tells what is padding.
         """
-        import torch
+        from quantsim.report.model_outputs import compared_values
+        from quantsim.sim.example_inputs import ModelInputs
 
-        width = expected.shape[-1] if expected.dim() else 1
-        x, y = (tensor.double().reshape(-1, width) for tensor in (expected, got))
-        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-        if isinstance(mask, torch.Tensor) and mask.shape == expected.shape[:-1]:
-            x, y = x[mask.flatten().bool()], y[mask.flatten().bool()]
-        self._signal += float(x.square().sum())
-        self._noise += float((x - y).square().sum())
-        self._cosines += float(torch.nn.functional.cosine_similarity(x, y).sum())
-        self._rows += len(x)
+        inputs = ModelInputs() if batch is None else ModelInputs.of(batch, what="batch")
+        self._error.add(*(compared_values(inputs, output) for output in (expected, got)))
 
     @property
     def sqnr_db(self) -> float:
         """SQNR in decibels; infinite where nothing differs, NaN where there is no signal."""
-        if not self._signal:
-            return math.nan
-        return math.inf if self._noise == 0 else 10 * math.log10(self._signal / self._noise)
+        return self._error.sqnr_db if self._error.signal else math.nan
 
     @property
     def cosine(self) -> float:
         """Mean cosine of the rows."""
-        return self._cosines / self._rows if self._rows and self._signal else math.nan
+        return self._error.cosine if self._error.signal else math.nan

@@ -42,7 +42,8 @@ def progress_bar(console: Console, title: str, items: Sequence[Any]) -> Iterator
         ...     sum(numbers)
         3
     """
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress.track(items, description=title)
+        yield progress.track(items, description=escape(title))

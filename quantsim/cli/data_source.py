@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,6 +22,9 @@ __all__ = ["Data", "DataOptions", "read_data"]
 
 _LABEL_NAMES: Final = ("label", "labels")
 """Columns, arrays and keys that are labels without being named so on the command line."""
+
+_GREATEST_NUMBER: Final = 2**63
+"""Labels stay below it, as torch's integers do."""
 
 _TEXT_NAMES: Final = ("text", "sentence")
 
@@ -163,7 +165,7 @@ def _number(value: Any) -> float | int | None:
             number = int(value) if isinstance(value, bool) else value if isinstance(value, kind) else kind(str(value))
         except ValueError:
             continue
-        return number if math.isfinite(number) else None
+        return number if abs(number) < _GREATEST_NUMBER else None  # neither are NaN and what overflows an integer
     return None
 
 
@@ -283,7 +285,7 @@ def _without_labels(batch: Any, label: str, where: str) -> tuple[Any, Any]:
         inputs: Any = {key: value for key, value in batch.items() if key != label}
         values = batch[label]
     elif isinstance(batch, (tuple, list)):
-        position = int(label) if label.lstrip("-").isdecimal() else None
+        position = int(label) if label.removeprefix("-").isdecimal() else None
         if position is None or not -len(batch) <= position < len(batch) or len(batch) < 2:
             raise CommandError(
                 f"{where} is a {type(batch).__name__} of {len(batch)}; expected --label with the position of the "

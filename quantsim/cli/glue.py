@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
 from quantsim.cli.outcome import CommandError, show_help_without_command
+from quantsim.cli.user_code import name_and_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +27,10 @@ app = typer.Typer(
     help="RoBERTa on GLUE, on simulated optics: prepare data, run, compare, show the table.",
     invoke_without_command=True,
 )
+
+
+_RUN_FILE: Final = "quantsim_results.json"
+"""Where one run writes its results."""
 
 
 class TableFormat(StrEnum):
@@ -212,13 +218,28 @@ def _read(path: Path) -> list[RunResult]:
     from quantsim.experiments.glue.results import read_results
 
     if path.is_dir():
-        path = path / RESULTS_FILE
+        present = [path / name for name in (RESULTS_FILE, _RUN_FILE) if (path / name).is_file()]
+        path = present[0] if present else path / RESULTS_FILE
     if not path.is_file():
-        raise CommandError(f"{path}: no such file; expected results.jsonl of `quantsim glue compare`")
+        raise CommandError(
+            f"{path}: no such file; expected {RESULTS_FILE} of `quantsim glue compare`, or {_RUN_FILE} of "
+            "`quantsim glue run`"
+        )
     try:
-        return read_results(path)
+        return _of_run(path) if path.suffix == ".json" else read_results(path)
     except ValueError as error:
         raise CommandError(" ".join(str(error).split())) from error
+
+
+def _of_run(path: Path) -> list[RunResult]:
+    from quantsim.experiments.glue.results import RunResult
+
+    try:
+        return [RunResult.model_validate(item) for item in json.loads(path.read_text(encoding="utf-8"))["results"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(
+            f"{path}: expected the results of one run, {{'results': [...]}} ({name_and_message(error)})"
+        ) from error
 
 
 def _items(text: str, option: str) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from quantsim.cli.console import output_console
 from quantsim.cli.outcome import show_help_without_command
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ app = typer.Typer(
 
 _FLOAT_RATE: Final = 3e-3
 _TUNING_RATE: Final = 5e-4
-_WIDTH_OF_FILE: Final = 120
-"""Columns where standard output is no terminal."""
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and the results.")]
 TrainFile = Annotated[
@@ -164,12 +162,9 @@ def _run(flags: Sequence[str]) -> list[LanguageResult]:
 
 
 def _show(results: Sequence[LanguageResult], output: Path | None) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=_WIDTH_OF_FILE)
+    console = output_console()
     table = Table(title="Perplexity per byte", title_justify="left")
     for heading in ("system", "stage", "perplexity", "blocks", "steps"):
         table.add_column(heading, justify="left" if heading in ("system", "stage") else "right", no_wrap=True)

@@ -71,7 +71,8 @@ def metric_for(labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> Metric:
         'mse'
     """
     one_score = outputs[0].shape[-1:] == (1,) and outputs[0].dim() == labels[0].dim() + 1
-    return metric_named("accuracy" if all(map(_are_whole, labels)) and not one_score else "mse")
+    is_value = one_score or outputs[0].shape == labels[0].shape  # whole numbers may be values too
+    return metric_named("accuracy" if all(map(_are_whole, labels)) and not is_value else "mse")
 
 
 def _are_whole(labels: Tensor) -> bool:

@@ -32,6 +32,8 @@ _MOST_PROBLEMS: Final = 6
 
 _MANIFEST: Final = "quantsim.json"
 
+_SAYING_WHICH_MODEL: Final = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
 _RECORD: Final = "calibration.json"
 """Which command wrote the folder; only for people and messages, nothing is run because of it."""
 
@@ -135,11 +137,28 @@ def save_simulation(
     """
     import quantsim
 
+    stale = _of_earlier_model(folder)
     sim.save_pretrained(folder, fold_weights=fold_weights)
+    for file, before in stale.items():
+        if _identity(file) == before:  # not written now: whoever reads the folder would take it for this model's
+            file.unlink()
     if loaded.tokenizer is not None:
         loaded.tokenizer.save_pretrained(folder)
     text = json.dumps({"quantsim": quantsim.__version__, **record}, indent=2)
     (folder / _RECORD).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _of_earlier_model(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Files of a simulation's folder that say which model and tokenizer it is of, and how to know them again."""
+    if not (folder / _MANIFEST).is_file():
+        return {}
+    files = [folder / name for name in _SAYING_WHICH_MODEL]
+    return {file: _identity(file) for file in files if file.is_file()}
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def require_new_folder(folder: Path, option: str, *, overwrite: bool) -> None:

@@ -220,8 +220,9 @@ def _file_name(name: str) -> str:
 
 def _print(outcomes: Sequence[_Outcome], name: str, basis: str, console: Console) -> None:
     from rich.table import Table
+    from rich.text import Text  # square brackets of names are no markup
 
-    table = Table(title=f"{name}: output against floating point, on {basis}", title_justify="left")
+    table = Table(title=Text(f"{name}: output against floating point, on {basis}"), title_justify="left")
     for heading in ("config", "SQNR dB", "cosine", "parameters\nMiB", "quantizers", "matmuls\nquantized"):
         is_name = heading == "config"
         table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
@@ -229,7 +230,7 @@ def _print(outcomes: Sequence[_Outcome], name: str, basis: str, console: Console
     for outcome in outcomes:
         coverage = outcome.summary.coverage
         table.add_row(
-            outcome.config,
+            Text(outcome.config),
             f"{outcome.sqnr_db:.1f}",
             f"{outcome.cosine:.4f}",
             _in_mebibytes(outcome.summary.storage.quantized_bytes),

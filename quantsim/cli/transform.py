@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from quantsim.cli.console import output_console, progress_console
 from quantsim.cli.outcome import CommandError, first_line
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from quantsim.transforms import TransformPass, TransformPlan
 
 __all__ = ["transform"]
-
-_WIDTH_OF_FILE: Final = 120
-"""Columns where standard output is no terminal, in which long module names still fit."""
 
 _WEIGHTS_FILE: Final = "model.safetensors"
 _RECORD_FILE: Final = "transform.json"
@@ -63,11 +61,7 @@ def transform(
     list_passes: Annotated[bool, typer.Option("--list", help="List the passes and their parameters.")] = False,
 ) -> None:
     """Transform a model: replace modules that match by name or regular expression, show which, write the result."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=_WIDTH_OF_FILE)
+    console = output_console()
     if list_passes:
         _list(console)
         return
@@ -87,8 +81,7 @@ def transform(
 
     from quantsim.cli.model_source import load_model
 
-    progress = Console(stderr=True)  # apart from the table, which may go to a file
-    with progress.status("loading the model"):
+    with progress_console().status("loading the model"):
         loaded = load_model(model)
     plan = chosen.plan(loaded.model, pass_args)
     settings = getattr(loaded.model, "config", None)
@@ -121,12 +114,9 @@ def _list(console: Console) -> None:
 
 def _require_new_files(folder: Path, *, overwrite: bool) -> None:
     """Says now what would otherwise come up when all is done; creates nothing."""
-    present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not present.is_dir():
-        place = "is a file" if present == folder else f"{present} is a file"
-        raise CommandError(f"--output {folder}: {place}; expected a folder to write to")
-    if not os.access(present, os.W_OK | os.X_OK):
-        raise CommandError(f"--output {folder}: {present} cannot be written to; choose another folder")
+    from quantsim.cli.saved_simulation import require_writable
+
+    require_writable(folder, "--output")
     taken = [name for name in (_WEIGHTS_FILE, _RECORD_FILE, _CONFIG_FILE) if (folder / name).exists()]
     if taken and not overwrite:
         raise CommandError(

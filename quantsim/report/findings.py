@@ -83,9 +83,13 @@ def _of_modules(section: SensitivitySection) -> Iterator[Finding]:
     worst = max(rows, key=lambda row: row.removed_share)
     gain = worst.without_db - section.total_db
     if worst.removed_share >= _GREAT_SHARE and gain > 0.1:
+        outcome = (
+            "no error would be left"
+            if math.isinf(worst.without_db)
+            else f"the output's SQNR would rise from {section.total_db:.1f} to {worst.without_db:.1f} dB"
+        )
         yield Finding(
-            text=f"Without the quantizers of `{worst.name}` the output's SQNR would rise from {section.total_db:.1f} "
-            f"to {worst.without_db:.1f} dB: the first candidate for more bits.",
+            text=f"Without the quantizers of `{worst.name}` {outcome}: the first candidate for more bits.",
             tone=Tone.WARNING if gain >= 3 else Tone.NEUTRAL,
         )
 

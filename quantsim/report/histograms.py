@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -58,13 +60,14 @@ def grid_histogram(
     """
     if isinstance(encoding, AffineEncoding):
         if encoding.format.steps > _GREATEST_GRID:
-            grid: tuple[float, ...] = (float(encoding.format.qmin), float(encoding.format.qmax))
+            low_end, high_end = float(encoding.format.qmin), float(encoding.format.qmax)
+            grid: tuple[float, ...] = (low_end, low_end + 1, high_end - 1, high_end)
         else:
             grid = tuple(float(code) for code in range(encoding.format.qmin, encoding.format.qmax + 1))
         codes = values / _spread(encoding.scale, values) - _spread(encoding.offset, values)
         unit = "code before rounding"
     elif isinstance(encoding, FloatEncoding) and encoding.scale is not None:
-        grid = float_grid(encoding.format) or (-encoding.format.max, encoding.format.max)
+        grid = float_grid(encoding.format) or _ends_of(encoding.format)
         codes = values / _spread(encoding.scale, values)
         unit = "value in units of the scale"
     else:
@@ -91,6 +94,12 @@ def grid_histogram(
     )
 
 
+def _ends_of(format: FloatFormat) -> tuple[float, ...]:
+    """The two largest numbers of each sign, which tell how far a grid reaches that is too fine to list."""
+    step = 2.0 ** (math.frexp(format.max)[1] - 1 - format.mantissa_bits)
+    return -format.max, step - format.max, format.max - step, format.max
+
+
 def in_scales(values: Tensor, encoding: Encoding | None) -> Tensor:
     """A tensor divided by the scales of its encoding, in which all channels and blocks are alike.
 
@@ -101,7 +110,8 @@ def in_scales(values: Tensor, encoding: Encoding | None) -> Tensor:
     scale = getattr(encoding, "scale", None)
     if scale is None or not isinstance(encoding, AffineEncoding | FloatEncoding):
         return values
-    return values / _spread(scale, values).to(values)
+    # In half precision small scales would become zero.
+    return values.float() / _spread(scale, values).to(values.device, torch.float32)
 
 
 def _spread(parameters: object, like: Tensor) -> Tensor:

@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
+from quantsim.nn import QuantizationMixin
+from quantsim.nn.dispatch import DispatchReport
 from quantsim.report.model_outputs import OutputError, main_output
 from quantsim.report.quantizer_switch import ModuleGroup, QuantizerPlace, QuantizerSwitch
 from quantsim.report.replay import OutputReplay
@@ -16,7 +19,7 @@ from quantsim.report.tensor_statistics import StatisticsRecorder, TensorStatisti
 from quantsim.sim import QuantizationSimModel
 from quantsim.sim.functional_routing import every_operation_called
 
-__all__ = ["GroupSensitivity", "SimulationProbe"]
+__all__ = ["GroupSensitivity", "SimulationProbe", "noise_share"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class SimulationProbe:
         statistics: What was seen at the quantizers, by place.
         built_up_db: SQNR at the output of each module in the whole simulation.
         own_db: SQNR at the output of each module with its own quantizers alone.
+        dispatch: What computed each module in the whole simulation, for the inputs that it had.
     """
 
     sim: QuantizationSimModel
@@ -63,6 +67,7 @@ class SimulationProbe:
     statistics: dict[QuantizerPlace, TensorStatistics] = field(init=False, default_factory=dict)
     built_up_db: dict[str, float] = field(init=False, default_factory=dict)
     own_db: dict[str, float] = field(init=False, default_factory=dict)
+    dispatch: dict[str, DispatchReport] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._switch = QuantizerSwitch(self.sim)
@@ -87,7 +92,7 @@ class SimulationProbe:
         with every_operation_called(self.sim.model):
             with self._switch.replaced(recorders.get), self._float.recording():
                 self.exact = self.run(self.sim.model)
-            with self._simulated.recording(), self._comparing(self._modules, self.built_up_db):
+            with self._simulated.recording(), self._comparing(self._modules, self.built_up_db), self._explaining():
                 self.error = self._error(self.run(self.sim.model))
         seen = {place: recorder.statistics for place, recorder in recorders.items() if recorder.statistics is not None}
         self.order = tuple(path for path in self._float.order if path in self._modules)
@@ -138,8 +143,8 @@ class SimulationProbe:
                     group=group,
                     alone_db=alone.sqnr_db,
                     without_db=without.sqnr_db,
-                    alone_share=_share(alone.noise, total),
-                    removed_share=1 - _share(without.noise, total) if total > 0 else 0.0,
+                    alone_share=noise_share(alone.noise, total),
+                    removed_share=1 - noise_share(without.noise, total) if total > 0 else 0.0,
                 )
             )
             advance()
@@ -168,12 +173,36 @@ class SimulationProbe:
                 stack.callback(handle.remove)
             yield
 
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Inside, modules are asked what computes them, for kernels may decline the inputs that come."""
+
+        def asking(path: str, module: QuantizationMixin) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if path not in self.dispatch:
+                    self.dispatch[path] = module.explain_dispatch(*args, **kwargs)
+
+            return hook
+
+        with ExitStack() as stack:
+            for path, module in self._modules.items():
+                if isinstance(module, QuantizationMixin):
+                    handle = module.register_forward_pre_hook(asking(path, module), with_kwargs=True)
+                    stack.callback(handle.remove)
+            yield
+
 
 def _holds_any(path: str, modules: Mapping[str, nn.Module]) -> bool:
     """Whether other modules are inside of a module."""
     return any(other != path and (other.startswith(f"{path}.") or not path) for other in modules)
 
 
-def _share(noise: float, total: float) -> float:
+def noise_share(noise: float, total: float) -> float:
+    """Noise as a share of the whole; 1 where it has no measure, 0 where there is none.
+
+    Example:
+        >>> noise_share(1.0, 4.0), noise_share(float("nan"), 4.0), noise_share(1.0, 0.0)
+        (0.25, 1.0, 0.0)
+    """
     share = noise / total if total > 0 else 0.0
     return share if math.isfinite(share) else 1.0

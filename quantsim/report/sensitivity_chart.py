@@ -90,4 +90,4 @@ def _fitting(name: str, room: float) -> str:
 
 
 def _decibels(value: float) -> str:
-    return "no error" if value == math.inf else f"{value:.1f} dB"
+    return "no error" if value == math.inf else f"{value:.1f} dB".replace("-", "−").replace("inf", "∞")

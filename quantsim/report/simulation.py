@@ -25,7 +25,7 @@ from quantsim.report.model_outputs import (
 )
 from quantsim.report.quantizer_switch import QuantizerSwitch, group_modules
 from quantsim.report.render import require_template_engine, write_simulation_page
-from quantsim.report.sensitivity import GroupSensitivity, SimulationProbe
+from quantsim.report.sensitivity import GroupSensitivity, SimulationProbe, noise_share
 from quantsim.report.simulation_data import KindRow
 from quantsim.report.simulation_page import Measured, Scores, simulation_page
 from quantsim.sim import QuantizationSimModel
@@ -101,7 +101,8 @@ def write_simulation_report(
 
     Raises:
         NotCalibratedError: Quantizers without a range; all are named.
-        ConfigurationError: There are no quantizers or no batches, or labels do not fit the outputs.
+        ConfigurationError: There are no quantizers or no batches, labels do not fit the outputs, or a batch gives no
+            finite number in floating point.
         ImportError: jinja2 is not installed (``pip install 'quantsim[report]'``).
     """
     started = time.perf_counter()
@@ -119,6 +120,7 @@ def write_simulation_report(
         torch.inference_mode(False),
         torch.no_grad(),
         evaluation_mode(sim.model),
+        _kept_seeds(sim),
         _progress(console, show_progress) as progress,
     ):
         measured = _measure(sim, read, labels, metric, metric_name, sensitivity, samples, progress)
@@ -138,6 +140,22 @@ def write_simulation_report(
         most_sensitive=tuple(found.group.name for found in ranked[:_MOST_NAMED]),
         seconds=time.perf_counter() - started,
     )
+
+
+@contextmanager
+def _kept_seeds(sim: QuantizationSimModel) -> Iterator[None]:
+    """Inside, stochastic quantizers may draw; afterwards they go on from where they were before."""
+    seeds = [
+        (buffer, buffer.clone())
+        for _, quantizer in sim.quantizers()
+        if quantizer.is_stochastic
+        for buffer in quantizer.buffers()
+    ]
+    try:
+        yield
+    finally:
+        for buffer, before in seeds:
+            buffer.copy_(before)
 
 
 def _require_ready(sim: QuantizationSimModel) -> None:
@@ -196,7 +214,7 @@ def _measure(
     for inputs in batches:
         comparison = _Comparison(inputs)
         with switch.without_any():
-            reference = inputs.call(sim.model)
+            reference = comparison.reference(sim.model)
         output = inputs.call(sim.model)
         error.add(comparison.values(reference), comparison.values(output))
         if keeps_outputs:
@@ -249,6 +267,24 @@ class _Comparison:
         self.name, self.shape = found[0], tuple(found[1].shape)
         return compared_values(self.inputs, found[1])
 
+    def reference(self, model: nn.Module) -> object:
+        """What the model returns in floating point.
+
+        Raises:
+            ConfigurationError: Nothing in it can be compared with; what is masked with infinities alone can.
+        """
+        output = self.inputs.call(model)
+        values = self.values(output)
+        if values.numel() and not bool(values.isfinite().any()):
+            raise ConfigurationError(
+                "the model gives no finite number in floating point",
+                where=f"write_simulation_report(sim): {self.name}",
+                got=f"{int(values.isnan().sum())} NaN among {values.numel()} values",
+                expected="finite numbers to compare with",
+                fix="correct the data or the model",
+            )
+        return output
+
 
 def _kinds(probe: SimulationProbe, advance: Callable[[], None]) -> tuple[KindRow, ...]:
     rows = []
@@ -256,7 +292,7 @@ def _kinds(probe: SimulationProbe, advance: Callable[[], None]) -> tuple[KindRow
         count = sum(place.is_parameter is is_parameter for place in probe.places)
         if count:
             error = probe.error_with(lambda place, wanted=is_parameter: place.is_parameter is wanted)
-            share = error.noise / probe.error.noise if probe.error.noise > 0 else 0.0
+            share = noise_share(error.noise, probe.error.noise)
             rows.append(KindRow(name=name, count=count, alone_db=error.sqnr_db, alone_share=share))
         advance()
     return tuple(rows)

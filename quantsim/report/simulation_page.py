@@ -114,7 +114,7 @@ def simulation_page(sim: QuantizationSimModel, measured: Measured, title: str | 
         multiplications=None
         if coverage.multiplications is None or coverage.quantized_multiplications is None
         else (coverage.quantized_multiplications, coverage.multiplications),
-        dispatch=dispatch_rows(sim),
+        dispatch=dispatch_rows(sim, measured.probe.dispatch),
         encodings=encodings_rows(sim),
         environment=(*environment(), ("Duration", f"{measured.seconds:.1f} s")),
         notes=_notes(measured),
@@ -134,7 +134,7 @@ def _highlights(sim: QuantizationSimModel, measured: Measured) -> tuple[Highligh
     found.append(
         Highlight(
             label="SQNR of the output",
-            value="no error" if sqnr == math.inf else f"{sqnr:.1f} dB".replace("-", "−"),
+            value="no error" if sqnr == math.inf else f"{sqnr:.1f} dB".replace("-", "−").replace("inf", "∞"),
             note=f"{measured.output}, simulated against floating point",
         )
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from quantsim.nn.dispatch import DispatchReport
 from quantsim.report.data import CoverageRow, CoverageSection, UnquantizedRow
 from quantsim.report.quantizer_switch import QuantizerSwitch
 from quantsim.report.simulation_data import DispatchRow, EncodingsSummaryRow
@@ -112,15 +113,18 @@ def _class_name(module: Any) -> str:
     return name.removesuffix("Operation") or name
 
 
-def dispatch_rows(sim: QuantizationSimModel) -> tuple[DispatchRow, ...]:
+def dispatch_rows(
+    sim: QuantizationSimModel, seen: Mapping[str, DispatchReport] | None = None
+) -> tuple[DispatchRow, ...]:
     """What computes the modules that hold quantizers, equal answers counted together.
 
     Args:
         sim: The simulation.
+        seen: What computed modules in a run, by path; kernels of the others are not asked about their inputs.
     """
     holding = {row.tensor.module for row in sim.summary().rows}
     counts: Counter[tuple[str, str, str | None, str]] = Counter()
-    for path, report in sim.explain_dispatch().items():
+    for path, report in {**sim.explain_dispatch(), **(seen or {})}.items():
         if path in holding:
             kernel = None if report.kernel is None else _kernel_name(report.kernel)
             counts[report.op, str(report.source), kernel, report.reason] += 1

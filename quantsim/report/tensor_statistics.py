@@ -14,7 +14,7 @@ from quantsim.quantization import QuantizerBase
 from quantsim.quantization.affine import Quantize
 from quantsim.report.data import Histogram
 from quantsim.report.histograms import grid_histogram, in_scales
-from quantsim_encodings import Encoding, Format
+from quantsim_encodings import Encoding, FloatEncoding, Format
 from quantsim_kernels.affine import affine_dequantize
 
 __all__ = ["StatisticsRecorder", "TensorStatistics", "encoding_of", "grid_ends", "tensor_statistics"]
@@ -75,7 +75,8 @@ def tensor_statistics(values: Tensor, quantizer: QuantizerBase, *, title: str, l
     finite = values.isfinite()
     if not bool(finite.all()):
         values = values.where(finite, 0.0)
-    rounded = _rounded(values, quantizer)
+    rounded = _rounded(values, quantizer).float()
+    values = values.float()  # squares of half precision would overflow or vanish
     # Summed in float64, so that millions of small squares do not vanish beside the sum.
     signal = float(values.square().sum(dtype=torch.float64))
     noise = float((values - rounded).square_().sum(dtype=torch.float64))
@@ -104,6 +105,9 @@ def _outlier_ratio(values: Tensor) -> float:
 
 def grid_ends(encoding: Encoding | None) -> tuple[float, float] | None:
     """The ends of a fixed grid over all its channels or blocks; None if it is not fixed."""
+    if isinstance(encoding, FloatEncoding) and encoding.scale is not None:
+        end = float(np.max(encoding.scale)) * encoding.format.max
+        return -end, end
     low, high = getattr(encoding, "min", None), getattr(encoding, "max", None)
     return None if low is None or high is None else (float(np.min(low)), float(np.max(high)))
 

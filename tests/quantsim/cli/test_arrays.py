@@ -62,3 +62,10 @@ def test_an_empty_file_of_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz")
     with pytest.raises(CommandError, match="holds no array"):
         read_arrays(tmp_path / "x.npz", "x")
+
+
+def test_whole_numbers_do_not_wrap() -> None:
+    with pytest.raises(CommandError, match=r"x holds 9223372036854775808; expected whole numbers below 2\*\*63"):
+        to_tensor(np.array([0, 2**63], dtype=np.uint64), torch.float32, "x")
+    assert to_tensor(np.array([2**63 - 1], dtype=np.uint64), torch.float32, "x").tolist() == [2**63 - 1]
+    assert to_tensor(np.array([], dtype=np.uint64), torch.float32, "x").shape == (0,)

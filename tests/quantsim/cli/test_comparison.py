@@ -79,3 +79,26 @@ def test_no_gradients_are_kept() -> None:
     [result] = outputs(nn.Linear(3, 1), [torch.zeros(1, 3)], progress_console(), "x")
     assert not result.requires_grad
     assert main_output(nn.Identity(), torch.zeros(2), "x").shape == (2,)
+
+
+def test_rows_of_zeros_that_agree_are_alike() -> None:
+    closeness = Closeness()
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    closeness.add(x, x.clone(), None)
+    assert (closeness.sqnr_db, closeness.cosine) == (math.inf, 1.0)
+
+
+def test_masked_scores_do_not_count() -> None:
+    closeness = Closeness()
+    closeness.add(torch.tensor([[3.0, 4.0, -math.inf]]), torch.tensor([[3.0, 3.5, -math.inf]]), None)
+    assert closeness.sqnr_db == pytest.approx(20.0)
+
+
+def test_nothing_finite_is_no_agreement() -> None:
+    closeness = Closeness()
+    closeness.add(torch.full((2, 3), math.nan), torch.full((2, 3), math.nan), None)
+    assert math.isnan(closeness.sqnr_db) and math.isnan(closeness.cosine)
+
+
+def test_a_loss_before_the_output_does_not_count() -> None:
+    assert main_tensor((torch.tensor(0.5), torch.arange(4.0)), "x").tolist() == [0, 1, 2, 3]

@@ -27,3 +27,10 @@ def test_the_bar_is_shown_on_terminals_only() -> None:
         with progress_bar(console, "counting", [1, 2, 3]) as numbers:
             assert list(numbers) == [1, 2, 3]
         assert ("counting" in file.getvalue()) == is_terminal
+
+
+def test_a_title_is_no_markup() -> None:
+    file = io.StringIO()
+    with progress_bar(Console(file=file, force_terminal=True, width=60), "[/x] [bold]", [1]) as numbers:
+        assert list(numbers) == [1]
+    assert "[/x] [bold]" in file.getvalue()

@@ -278,3 +278,17 @@ def test_batches_without_labels_stay_as_they_are(tmp_path: Path) -> None:
 def test_batches_that_do_not_fit(tmp_path: Path, batches: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(CommandError, match=words):
         data_of(batches_of(tmp_path, batches), **options)
+
+
+@pytest.mark.parametrize("value", [10**400, 2**63, -(2**63)])
+def test_labels_that_no_integer_holds(tmp_path: Path, value: int) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": "a", "label": value}))
+    with pytest.raises(CommandError, match=r"line 1: label -?[0-9]+ in column 'label'; expected numbers"):
+        data_of(path)
+
+
+def test_a_label_that_is_nearly_a_position(tmp_path: Path) -> None:
+    code = write(tmp_path / "pairs_of_data.py", "import torch\ndef f(): return [(torch.zeros(2, 1), torch.zeros(2))]\n")
+    assert data_of(f"{code}:f", label="-1").labels is not None
+    with pytest.raises(CommandError, match=r"expected --label with the position .*, got '--1'"):
+        data_of(f"{code}:f", label="--1")

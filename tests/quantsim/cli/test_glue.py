@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,16 @@ def test_prepare_says_what_it_wrote(run: Run, tmp_path: Path) -> None:
     assert f"wrote {tmp_path / 'mrpc' / 'train.tsv'} (32 examples)" in done.out
     assert (tmp_path / "roberta-minilm" / "tokenizer.json").is_file()
     assert len((tmp_path / "cola" / "dev.tsv").read_text().splitlines()) == 16
+
+
+def test_the_table_of_one_run(run: Run, results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = results.read_text().splitlines()
+    file = folder / "quantsim_results.json"
+    file.write_text(json.dumps({"results": [json.loads(line) for line in lines]}, indent=2))
+    expected = run("glue", "table", results).out
+    assert run("glue", "table", file).out == run("glue", "table", folder).out == expected
+    file.write_text('{"results": [3]}')
+    broken = run("glue", "table", folder)
+    assert broken.code == 1 and "expected the results of one run" in broken.err

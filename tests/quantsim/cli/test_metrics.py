@@ -97,3 +97,8 @@ def test_a_function_that_fails_is_named(code: Path, name: str, words: str) -> No
 def test_batches_that_cannot_be_joined(code: Path) -> None:
     with pytest.raises(CommandError, match=r"the outputs of the batches have shapes \(2, 3\), \(4, 3\)"):
         metric_named(f"{code}:errors").compute([torch.zeros(1, 2, 3), torch.zeros(1, 4, 3)], [torch.zeros(1)] * 2)
+
+
+def test_whole_numbers_of_the_shape_of_the_outputs_are_values() -> None:
+    assert metric_for([torch.tensor([1.0, 2.0])], [torch.zeros(2)]).name == "mse"
+    assert metric_for([torch.tensor([1, 2])], [torch.zeros(2)]).name == "mse"

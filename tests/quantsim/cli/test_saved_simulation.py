@@ -14,6 +14,7 @@ from quantsim.cli.saved_simulation import (
     require_new_folder,
     require_simulation,
     require_writable,
+    save_simulation,
 )
 from quantsim.errors import QuantsimError
 
@@ -127,3 +128,17 @@ def test_what_was_done_is_noted(saved: Path) -> None:
     record = json.loads((saved / "calibration.json").read_text())
     assert record["model"] == "my.py:model"
     assert "quantsim" in record
+
+
+def test_nothing_of_an_earlier_model_stays(saved: Path, saved_classifier: Path, code: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "reused"
+    shutil.copytree(saved_classifier, folder)
+    (folder / "notes.txt").write_text("mine")
+    again = load_simulation(folder, None)
+    save_simulation(again.sim, folder, again.loaded, {}, fold_weights=False)
+    assert load_simulation(folder, None).loaded.tokenizer is not None
+    found = load_simulation(saved, f"{code}:model")
+    save_simulation(found.sim, folder, found.loaded, {}, fold_weights=False)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"notes.txt", *(path.name for path in saved.iterdir())}
+    assert load_simulation(folder, f"{code}:model").loaded.tokenizer is None

@@ -251,3 +251,11 @@ def test_the_command_is_installed_and_light() -> None:
     script = f"import sys; from quantsim.cli import app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_names_are_no_markup(run: Run, code: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"name": "mine [/x]", "weights": {"kind": "int", "bits": 8}}))
+    done = run("simulate", f"{code}:model", "--data", f"{code}:batches", "--config", config)
+    assert done.code == 0, done.err
+    assert "mine [/x]" in done.out

@@ -96,3 +96,8 @@ def test_outliers_clipping_or_neither() -> None:
     assert [finding.tone for finding in good] == [Tone.GOOD]
     # A grid that moves with the data neither clips nor is stretched for good.
     assert find(coverage(), (tensor(ratio=30.0, clipped=None),), None) == ()
+
+
+def test_the_only_module_leaves_no_error() -> None:
+    texts = [each.text for each in find(coverage(), (), section([1.0], removed=1.0, without_db=math.inf))]
+    assert "Without the quantizers of `m0` no error would be left: the first candidate for more bits." in texts

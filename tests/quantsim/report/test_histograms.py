@@ -76,3 +76,23 @@ def test_run_time_scales_have_no_fixed_grid() -> None:
     assert grid_histogram(torch.ones(3), encoding, title="input 0", scheme="dynamic") is None
     static = AffineEncoding(IntFormat(0, 255), 1.0, 0, symmetric=False, granularity=PerTensor())
     assert grid_histogram(torch.ones(0), static, title="input 0", scheme="w8a8") is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "values"),
+    [
+        (
+            AffineEncoding(IntFormat(0, 65535), 1.0, 0, symmetric=False, granularity=PerTensor()),
+            [0.0, 65535.4, 65536.0, -1.0],
+        ),
+        (
+            AffineEncoding(IntFormat(-32768, 32767), 1.0, 0, symmetric=True, granularity=PerTensor()),
+            [0.0, -32768.4, -32769.0, 32768.0],
+        ),
+        (FloatEncoding(float_format("fp16"), 1.0), [0.0, 65519.0, 65600.0, -70000.0]),
+    ],
+)
+def test_wide_grids_clip_right_beyond_their_ends(encoding: AffineEncoding | FloatEncoding, values: list[float]) -> None:
+    histogram = grid_histogram(torch.tensor(values), encoding, title="x", scheme="")
+    assert histogram is not None and histogram.clipped == 0.5
+    assert list(histogram.grid) == sorted(histogram.grid)

