@@ -30,6 +30,9 @@ Array = np.ndarray | Tensor
 Inputs = Mapping[str, Array] | Sequence[Array]
 """Inputs of a graph by name, or in the order of ``graph.inputs``."""
 
+_WIDE_UNSIGNED: Final = (torch.uint16, torch.uint32, torch.uint64)
+"""Types that torch stores, and computes next to nothing on."""
+
 _PLAIN_ERRORS: Final = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -68,7 +71,7 @@ class GraphExecutor(ABC):
         graph: What to run.
 
     Raises:
-        ConfigurationError: A node reads a value that no node before it makes.
+        ConfigurationError: A node reads a value that no node before it makes, or has the name of another.
     """
 
     name: str
@@ -175,7 +178,7 @@ def _place(node: IntegerNode) -> str:
 
 
 def _check_order(graph: IntegerGraph) -> None:
-    known = set(graph.inputs)
+    known, names = set(graph.inputs), set[str]()
     for node in graph.nodes:
         for name in node.inputs:
             if name not in known:
@@ -186,6 +189,9 @@ def _check_order(graph: IntegerGraph) -> None:
                 )
         if node.output in known:
             raise ConfigurationError(f"the value '{node.output}' is made twice", where=_place(node))
+        if node.name in names:
+            raise ConfigurationError("two nodes have one name", where=_place(node), expected="a name of its own")
+        names.add(node.name)
         known.add(node.output)
     for name in (*known, *graph.outputs):
         if name not in graph.values or name not in known:
@@ -208,6 +214,14 @@ def _named(graph: IntegerGraph, inputs: Inputs) -> dict[str, Array]:
     if set(named) != set(graph.inputs):
         got = ", ".join(named) if isinstance(inputs, Mapping) else f"{len(inputs)} arrays"
         raise ConfigurationError(where="inputs", got=got or "none", expected=", ".join(graph.inputs) or "none")
+    for name, array in named.items():
+        if not isinstance(array, np.ndarray | np.generic | Tensor):
+            raise ConfigurationError(
+                where=f"input '{name}'",
+                got=type(array).__name__,
+                expected="integers in an array of NumPy or a tensor of torch",
+                fix="convert it, as with numpy.asarray",
+            )
     return {name: named[name] for name in graph.inputs}
 
 
@@ -240,6 +254,8 @@ def _checked_input(value: Value, array: Array, batch: int, executor: str) -> Arr
     low, high = _limits(value)
     own = np.iinfo(kind)
     if (own.min < low or own.max > high) and 0 not in expected:
+        if array.dtype in _WIDE_UNSIGNED:
+            array = as_numpy(array)
         smallest, largest = int(array.min()), int(array.max())
         if smallest < low or largest > high:
             raise ConfigurationError(
@@ -291,6 +307,8 @@ def checked_tensor_cast(array: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if array.dtype == dtype:
         return array
+    if array.dtype in _WIDE_UNSIGNED:
+        array = array.to(torch.int64)
     if array.numel():
         low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
         smallest, largest = (int(limit) for limit in torch.aminmax(array))

@@ -61,7 +61,8 @@ class TorchExecutor(FunctionExecutor):
         return torch.from_numpy(np.array(array)).to(self.device)
 
     def _operand(self, array: Tensor, op: IntegerOp) -> Tensor:
-        return array
+        # torch computes next to nothing on uint16.
+        return array.to(torch.int32) if array.dtype is torch.uint16 else array
 
     def _stored(self, array: Array, value: Value) -> Tensor:
         tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))

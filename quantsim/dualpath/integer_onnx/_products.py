@@ -70,6 +70,9 @@ def convolution(
 ) -> Term:
     """A convolution; what is padded holds the zero point and is written as an operator of its own."""
     factors = np.asarray(weight, np.int64)
+    limits = np.iinfo(x.dtype)
+    if np.any(padding) and not limits.min <= zero_point_in <= limits.max:
+        raise ValueError(f"got zero_point_in {zero_point_in}, expected one that {x.dtype} holds")
     pieces, offset = _bytes(writer, writer.padded(x, ((0, 0), (0, 0), *padding), zero_point_in), x.dtype)
     if pieces is None or not _fits_a_byte(factors):
         raise ValueError(

@@ -15,7 +15,11 @@ __all__ = ["concatenate", "embedding", "expand", "pad", "reshape", "roll", "slic
 def embedding(writer: OnnxWriter, node: IntegerNode, ids: Term, *, table: np.ndarray) -> Term:
     """Rows of a table."""
     entries = writer.constant(table, writer.graph.values[node.output].dtype, "table")
-    return writer.emit("Gather", entries, writer.wide(ids), axis=0)
+    rows = writer.wide(ids)
+    if ids.dtype.startswith("int"):  # Gather would count negative ids from the end; one beyond the end is refused.
+        negative = writer.emit("Less", rows, writer.constant(0), dtype="bool")
+        rows = writer.emit("Where", negative, writer.constant(len(table)), rows, dtype="int64")
+    return writer.emit("Gather", entries, rows, axis=0)
 
 
 def reshape(writer: OnnxWriter, node: IntegerNode, x: Term, *, shape: Sequence[Dimension]) -> Term:
@@ -67,11 +71,21 @@ def roll(writer: OnnxWriter, node: IntegerNode, x: Term, *, shifts: Sequence[int
     shape = writer.graph.values[node.output].shape
     for shift, axis in zip(shifts, axes, strict=True):
         length = shape[axis]
-        offset = shift if isinstance(length, BatchMultiple) else shift % max(length, 1)
-        if offset:
+        if isinstance(length, BatchMultiple):
+            x = _rolled_batch(writer, x, shift, axis, length)
+        elif offset := shift % max(length, 1):
             parts = writer.sliced(x, axis, -offset, None), writer.sliced(x, axis, 0, -offset)
             x = writer.emit("Concat", *parts, axis=axis)
     return x
+
+
+def _rolled_batch(writer: OnnxWriter, x: Term, shift: int, axis: int, length: BatchMultiple) -> Term:
+    """A roll of a dimension whose length, which the shift may exceed, is known when the graph runs."""
+    count = writer.length(length)
+    offset = writer.emit("Mod", writer.constant([shift]), writer.at_least_one(count))
+    split, along = writer.emit("Sub", count, offset), writer.constant([axis])
+    end = writer.emit("Slice", x, split, count, along)
+    return writer.emit("Concat", end, writer.emit("Slice", x, writer.constant([0]), split, along), axis=axis)
 
 
 def _lengths(writer: OnnxWriter, shape: Sequence[Dimension]) -> Term:

@@ -78,10 +78,16 @@ class OnnxWriter:
 
         Args:
             values: Integers of any shape.
-            dtype: Type that it is stored in; must hold them.
+            dtype: Type that it is stored in.
             name: What it is called, after the scope.
+
+        Raises:
+            ValueError: The type does not hold them.
         """
-        array = np.ascontiguousarray(values).reshape(np.shape(values)).astype(dtype)
+        given = np.asarray(values)
+        array = given.astype(dtype, order="C")
+        if not np.array_equal(array.astype(given.dtype), given):
+            raise ValueError(f"got numbers from {given.min()} to {given.max()}, expected ones that {dtype} holds")
         key = (dtype, array.shape, array.tobytes())
         if key not in self._constants:
             term = Term(self._new_name(name), dtype)
@@ -116,8 +122,9 @@ class OnnxWriter:
         return self.emit("Mul", x, self.constant(values, x.dtype))
 
     def clamped(self, x: Term, low: int, high: int) -> Term:
-        """``x``, at least ``low`` and at most ``high``, which the type of ``x`` holds."""
-        least, most = self.constant(low, x.dtype), self.constant(high, x.dtype)
+        """``x``, at least ``low`` and at most ``high``; limits beyond the type of ``x`` change nothing."""
+        limits = np.iinfo(x.dtype)
+        least, most = (self.constant(min(max(limit, limits.min), limits.max), x.dtype) for limit in (low, high))
         if x.dtype != "int64":
             return self.emit("Clip", x, least, most)
         raised = self.emit("Where", self.emit("Less", x, least, dtype="bool"), least, x, dtype=x.dtype)
@@ -225,14 +232,19 @@ class OnnxWriter:
 
     def sliced(self, x: Term, axis: int, start: int, stop: int | None, step: int = 1) -> Term:
         """``x[start:stop:step]`` along one dimension, as Python slices."""
-        end = np.iinfo(np.int64).max if stop is None else stop
+        limits = np.iinfo(np.int64)
+        end = (limits.max if step > 0 else limits.min) if stop is None else stop
         return self.emit("Slice", x, *(self.constant([number]) for number in (start, end, axis, step)))
 
     def padded(self, x: Term, widths: Sequence[Sequence[int]], value: int) -> Term:
-        """``value`` added ``(before, after)`` each dimension; 16-bit integers come out as int32."""
+        """``value`` added ``(before, after)`` each dimension; 16-bit integers come out as int32.
+
+        So do narrower ones that do not hold ``value``.
+        """
         if not np.any(widths):
             return x
-        if x.dtype in ("int16", "uint16"):  # ONNX Runtime pads no 16-bit tensors.
+        # ONNX Runtime pads no 16-bit tensors.
+        if x.dtype in ("int16", "uint16") or (x.dtype in ("int8", "uint8") and not _holds(x.dtype, value)):
             x = self.cast(x, "int32")
         amounts = [before for before, _ in widths] + [after for _, after in widths]
         return self.emit("Pad", x, self.constant(amounts), self.constant(value, x.dtype))
@@ -284,6 +296,11 @@ def along(values: Any, axis: int | None, rank: int) -> np.ndarray:
     if axis is None:
         raise ValueError(f"got shape {array.shape} without an axis, expected one number")
     return array.reshape(-1, *(1,) * (rank - 1 - axis % rank))
+
+
+def _holds(dtype: str, number: int) -> bool:
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= number <= int(limits.max)
 
 
 def code_bound(x: Term, zero_point: int = 0) -> int:

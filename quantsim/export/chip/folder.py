@@ -197,8 +197,8 @@ class ChipFolder:
         expected = vectors[node.output]
         found = computed[node.output]
         if not all(_equal(computed[name], vectors[name]) for name in node.inputs):
-            alone = IntegerGraph((node,), self.graph.values, node.inputs, (node.output,), self.graph.batch)
             inputs = {name: vectors[name] for name in node.inputs}
+            alone = IntegerGraph((node,), self.graph.values, tuple(inputs), (node.output,), self.graph.batch)
             found = as_numpy(create_executor(alone, executor, **options)(inputs)[node.output])
             if _equal(found, expected):
                 return None

@@ -36,6 +36,7 @@ MANIFEST_FILE: Final = "manifest.json"
 
 _LARGEST: Final = 256 * 1024 * 1024
 _DIGEST: Final = re.compile(rb'\A\{\n "sha256": "([0-9a-f]{64})",\n')
+_BEGINNING: Final = re.compile(_DIGEST.pattern + rb' "format": "quantsim-chip",\n')
 _FIX: Final = "export the model again, or copy the whole folder again"
 
 _Strict = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -211,6 +212,15 @@ class ChipManifest(BaseModel):
         digest = hashlib.sha256(body).hexdigest()
         (folder / MANIFEST_FILE).write_bytes(f'{{\n "sha256": "{digest}",'.encode("ascii") + body + b"\n")
 
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder's file of that name begins as one that `write` made."""
+        path = folder / MANIFEST_FILE
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return _BEGINNING.match(file.read(256)) is not None
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Reads the file of a folder.
@@ -299,7 +309,7 @@ def _short_lists(text: str) -> str:
     """JSON with each list of numbers, and of such lists, on one line; no string is touched, for none has a newline."""
     text = re.sub(r'\{\n\s+"batch": (\d+)\n\s*\}', r'{"batch": \1}', text)
     number = r"[-+.0-9eE]+"
-    row = rf'(?:{number}|\{{"batch": \d+\}}|\[(?:{number}(?:, )?)*\])'
+    row = rf'(?:{number}|\{{"batch": \d+\}}|\[(?:{number}(?:, {number})*)?\])'
     for _ in range(2):
         text = re.sub(rf"\[\n\s+({row}(?:,\s+{row})*)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     return text

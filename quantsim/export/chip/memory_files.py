@@ -105,7 +105,7 @@ def _packed(words: np.ndarray, layout: MemoryLayout) -> np.ndarray:
     codes = words if layout.first_code is FirstCode.LOW else words[:, ::-1]
     if layout.bits >= 8:
         narrow = codes.astype(f"<i{layout.bits // 8}", casting="unsafe")
-        return np.ascontiguousarray(narrow).view(np.uint8).reshape(len(words), -1)
+        return np.ascontiguousarray(narrow).view(np.uint8).reshape(len(words), layout.word_bytes)
     spread = (codes.astype(np.uint8)[:, :, None] >> np.arange(layout.bits, dtype=np.uint8)) & 1
     return np.packbits(spread.reshape(len(words), layout.word_bits), axis=1, bitorder="little")
 
@@ -143,7 +143,7 @@ def _decimal(words: np.ndarray, layout: MemoryLayout) -> bytes:
     table = np.frombuffer(
         "".join(f"{code:{width}d} " for code in range(low, high + 1)).encode("ascii"), np.uint8
     ).reshape(-1, width + 1)
-    lines = table[words - low].reshape(len(words), -1)
+    lines = table[words - low].reshape(len(words), layout.columns * (width + 1))
     if len(words):
         lines[:, -1] = _NEWLINE
     return lines.tobytes()
@@ -169,7 +169,11 @@ def _numbers(data: bytes, layout: MemoryLayout) -> np.ndarray:
         values = values * 10 - np.where(is_digit, character.astype(np.int64) - ord("0"), 0)
     if not is_digit.all():
         raise ValueError("a number is malformed")
-    return np.where(negative, values, -values)
+    codes = np.where(negative, values, -values)
+    low, high = layout.limits
+    if codes.size and not (low <= int(codes.min()) and int(codes.max()) <= high):
+        raise ValueError(f"numbers from {codes.min()} to {codes.max()}, which {layout.bits} bits do not hold")
+    return codes
 
 
 def _decimal_width(layout: MemoryLayout) -> int:

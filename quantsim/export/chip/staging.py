@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantsim.errors import ConfigurationError
-from quantsim.export.chip.manifest import MANIFEST_FILE
+from quantsim.export.chip.manifest import ChipManifest
 
 __all__ = ["require_place", "staging_folder"]
 
@@ -29,7 +29,7 @@ def require_place(target: Path, *, overwrite: bool) -> None:
         return
     if target.is_file():
         raise ConfigurationError("this is a file", where="nn2chip(folder)", got=str(target), expected="a folder")
-    if not (target / MANIFEST_FILE).is_file():
+    if not ChipManifest.is_in(target):
         raise ConfigurationError(
             "the folder holds other things than an export",
             where="nn2chip(folder)",
@@ -54,7 +54,8 @@ def staging_folder(target: Path) -> Iterator[Path]:
     Args:
         target: The folder meant; if it exists, it is kept until the new one is complete.
     """
-    place = Path(os.path.abspath(target))
+    # Where a link leads: a folder is renamed to there, never over the link.
+    place = Path(os.path.realpath(target))
     place.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:

@@ -111,6 +111,7 @@ def nn2chip(
     source = chip_source(model, example_inputs, strict=strict)
     if onnx:
         _require_onnx()
+    _require_examples(source)
     with staging_folder(target) as staging:
         _Writer(staging, source, tiling or MemoryTiling(), forms, onnx).write()
         replay = load_chip(staging).verify()
@@ -249,6 +250,17 @@ class _Writer:
             path.relative_to(self.folder).as_posix(): ChipFile(sha256=digest_of_file(path), bytes=path.stat().st_size)
             for path in paths
         }
+
+
+def _require_examples(source: ChipSource) -> None:
+    for name in source.graph.inputs:
+        if not source.vectors[name].size:
+            raise ConfigurationError(
+                "there are no examples to compute test vectors for",
+                where="nn2chip(example_inputs)",
+                got=f"input '{name}' of shape {source.vectors[name].shape}",
+                expected="a batch of at least one",
+            )
 
 
 def _file_name(name: str) -> str:

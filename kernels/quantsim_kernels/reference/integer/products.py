@@ -104,7 +104,7 @@ def convolution(
     view = windows(codes, kernel, stride, padding, dilation, zero_point_in)
     positions = view.shape[2 : 2 + rank]
     # (N, groups, positions, K) times (groups, K, O / groups); K runs over the channels, then over the kernel.
-    patches = view.reshape(view.shape[0], groups, -1, *view.shape[2:])
+    patches = view.reshape(view.shape[0], groups, view.shape[1] // groups, *view.shape[2:])
     patches = np.moveaxis(patches, 2, 2 + rank)
     patches = patches.reshape(view.shape[0], groups, math.prod(positions), math.prod(factors.shape[1:]))
     matrix = factors.reshape(groups, -1, math.prod(factors.shape[1:])).transpose(0, 2, 1)

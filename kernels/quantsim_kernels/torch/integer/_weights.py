@@ -33,7 +33,7 @@ class PreparedWeight:
 
     integers: Tensor
     version: int | None
-    pieces: dict[tuple[int, int, bool], tuple[tuple[tuple[int, int], Tensor], ...]]
+    pieces: dict[tuple[int, int, bool, bool], tuple[tuple[tuple[int, int], Tensor], ...]]
     sums: Tensor
 
     def float_pieces(
@@ -50,7 +50,7 @@ class PreparedWeight:
         Raises:
             OverflowError: not even float64 holds the sums.
         """
-        key = (low, high, float32)
+        key = (low, high, float32, divisible)
         if key not in self.pieces:
             self.pieces[key] = self._make_pieces(low, high, float32, divisible)
         return self.pieces[key]

@@ -161,6 +161,10 @@ def _finished(
     accumulator = sums.to(torch.int64, copy=True)
     addend = constant(bias, sums.device).reshape(-1)
     accumulator += addend.reshape(-1, *(1,) * (sums.dim() - 1 - axis)) if axis is not None else addend
+    if accumulator.device.type == "cpu" and accumulator.numel():
+        smallest, largest = (int(limit) for limit in torch.aminmax(accumulator))
+        if smallest < _INT32_LOW or largest > _INT32_HIGH:
+            raise OverflowError(f"sums from {smallest} to {largest} do not fit int32; use fewer bits or a shorter sum")
     return accumulator.to(torch.int32)
 
 

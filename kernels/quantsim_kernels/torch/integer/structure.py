@@ -85,8 +85,8 @@ def pad(x: Tensor, *, widths: Sequence[Sequence[int]], value: int) -> Tensor:
         >>> pad(torch.tensor([[1, 2]], dtype=torch.int8), widths=((0, 0), (1, 2)), value=-7)
         tensor([[-7,  1,  2, -7, -7]], dtype=torch.int8)
     """
-    limits = torch.iinfo(x.dtype)
-    dtype = x.dtype if limits.min <= value <= limits.max else narrowest(min(value, limits.min), max(value, limits.max))
+    low, high = (0, 1) if x.dtype is torch.bool else (torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max)
+    dtype = x.dtype if low <= value <= high else narrowest(min(value, low), max(value, high))
     return F.pad(x.to(dtype), [size for pair in reversed(widths) for size in pair], value=value)
 
 

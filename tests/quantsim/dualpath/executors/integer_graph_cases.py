@@ -73,7 +73,7 @@ def linear(dtype: str, inner: int, output: str, grid: Mapping[str, int], bits: i
     bias = generator.integers(-(2**20), 2**20, outer).astype(np.int32)
     bound = int(np.abs(weight.astype(np.int64)).sum(1).max()) * 128
     ratios = channel_ratios(generator, outer, bound)
-    if dtype == "int16":
+    if dtype in ("int16", "uint16"):
         ratios["shift"] = ratios["shift"] + 8
     return one_node(
         IntegerOp.LINEAR,
@@ -105,7 +105,7 @@ def convolution(
     kernel = (3, 2)[:spatial]
     weight = weights(generator, (outer, channels // groups, *kernel))
     ratios = channel_ratios(generator, outer, channels // groups * 9 * 2**13)
-    if dtype == "int16":
+    if dtype in ("int16", "uint16"):
         ratios["shift"] = ratios["shift"] + 8
     if scalar:
         ratios = {"multiplier": np.array(1_200_000_000), "shift": np.array(41)}
@@ -204,7 +204,7 @@ def softmax_matmul(*, bits: int = 8, mask: bool = False, bias: bool = False, val
 
 def normalization(op: IntegerOp, dtype: str, *, offset: bool = True, length: int = 24) -> IntegerGraph:
     generator = np.random.default_rng(8)
-    mean_bits, root_bits, gain_bits = (4, 3, 8) if dtype == "int16" else (6, 6, 8)
+    mean_bits, root_bits, gain_bits = (4, 3, 8) if dtype in ("int16", "uint16") else (6, 6, 8)
     gain = np.rint(generator.normal(0, 40, length) * length**0.5 * 2 ** (root_bits + gain_bits)).astype(np.int64)
     attributes: dict[str, Any] = {"root_bits": root_bits, "gain_bits": gain_bits, "gain": gain, "epsilon": 77}
     if op == IntegerOp.LAYER_NORM:
@@ -270,9 +270,15 @@ def structure(dtype: str) -> dict[str, IntegerGraph]:
         "expand": one_node(
             IntegerOp.EXPAND, [((1, 4, 1), dtype), (shape, dtype)][:1], ((5, 4, 6), dtype), shape=(5, -1, 6)
         ),
+        "slice reversed": one_node(IntegerOp.SLICE, source, (shape, dtype), axis=1, start=-1, stop=None, step=-1),
+        "roll batch": one_node(IntegerOp.ROLL, source, (shape, dtype), shifts=(5,), axes=(0,)),
         "roll": one_node(IntegerOp.ROLL, source, (shape, dtype), shifts=(-1, 2), axes=(1, 2)),
     }
-    if dtype != "bool":
+    if dtype == "bool":
+        graphs["pad"] = one_node(
+            IntegerOp.PAD, source, ((BATCH, 7, 6), dtype), widths=((0, 0), (1, 2), (0, 0)), value=1
+        )
+    else:
         graphs["pad"] = one_node(
             IntegerOp.PAD, source, ((BATCH, 7, 6), dtype), widths=((0, 0), (1, 2), (0, 0)), value=33
         )
@@ -379,18 +385,21 @@ def _cases() -> dict[str, Callable[[], IntegerGraph]]:
         "linear int8 4096": lambda: linear("int8", 4096, "int8", SIGNED),
         "linear uint8 4096": lambda: linear("uint8", 4096, "int8", SIGNED),
         "linear int16": lambda: linear("int16", 40, "int8", SIGNED),
+        "linear uint16": lambda: linear("uint16", 40, "uint16", {"zero_point": 400, "low": 0, "high": 65535}),
         "linear 4 bits": lambda: linear("int8", 40, "int16", WIDE, bits=4),
         "linear accumulator": accumulator,
         "convolution uint8": lambda: convolution("uint8", 1, "int8", SIGNED),
         "convolution int8 groups": lambda: convolution("int8", 2, "uint8", UNSIGNED, scalar=True),
         "convolution depthwise": lambda: convolution("uint8", 6, "uint8", UNSIGNED),
         "convolution int16": lambda: convolution("int16", 2, "int8", SIGNED),
+        "convolution uint16": lambda: convolution("uint16", 1, "int8", SIGNED),
         "convolution 1d": lambda: convolution("int8", 1, "int8", SIGNED, spatial=1),
         "matmul int8 int8": lambda: matmul("int8", "int8"),
         "matmul uint8 int8": lambda: matmul("uint8", "int8", broadcast=True),
         "matmul uint8 uint8": lambda: matmul("uint8", "uint8"),
         "matmul int16 int8": lambda: matmul("int16", "int8"),
         "add uint8 int8": lambda: add("uint8", "int8", "int8", SIGNED),
+        "add uint16 int8": lambda: add("uint16", "int8", "int16", WIDE),
         "add int16 int8": lambda: add("int16", "int8", "int16", WIDE),
         "multiply": lambda: one_node(
             op.MULTIPLY,
@@ -456,6 +465,7 @@ def _cases() -> dict[str, Callable[[], IntegerGraph]]:
         ),
         "clamp": lambda: one_node(op.CLAMP, [((BATCH, 9), "int8")], ((BATCH, 9), "int8"), low=-3, high=90),
         "clamp int16": lambda: one_node(op.CLAMP, [((BATCH, 9), "int16")], ((BATCH, 9), "uint8"), low=0, high=255),
+        "clamp uint16": lambda: one_node(op.CLAMP, [((BATCH, 9), "uint16")], ((BATCH, 9), "uint16"), low=7, high=60000),
         "negate": lambda: one_node(op.NEGATE, [((BATCH, 9), "uint8")], ((BATCH, 9), "uint8"), total=255),
         "mean": lambda: one_node(
             op.MEAN,
@@ -470,9 +480,11 @@ def _cases() -> dict[str, Callable[[], IntegerGraph]]:
         ),
         "layer_norm int16": lambda: normalization(op.LAYER_NORM, "int16"),
         "layer_norm uint8": lambda: normalization(op.LAYER_NORM, "uint8", offset=False),
+        "rms_norm uint16": lambda: normalization(op.RMS_NORM, "uint16", offset=False),
         "rms_norm int8": lambda: normalization(op.RMS_NORM, "int8"),
         "rms_norm int16": lambda: normalization(op.RMS_NORM, "int16", offset=False),
         "softmax": softmax,
+        "softmax uint16": lambda: softmax(dtype="uint16", bits=8),
         "softmax int16": lambda: softmax(dtype="int16", bits=8),
         "softmax mask bias": lambda: softmax(mask=True, bias=True),
         "softmax_matmul": softmax_matmul,
@@ -489,7 +501,7 @@ def _cases() -> dict[str, Callable[[], IntegerGraph]]:
         "residual block": residual_block,
     }
     made = pools()
-    for dtype in ("int8", "uint8", "int16", "bool"):
+    for dtype in ("int8", "uint8", "int16", "uint16", "bool"):
         made |= structure(dtype)
     return cases | {name: (lambda graph=graph: graph) for name, graph in made.items()}
 

@@ -40,6 +40,11 @@ def test_inputs_come_by_name_or_in_order(integer_graphs: Graphs) -> None:
             r"'x0' of the numpy executor: got integers from 256 to 256; expected 0 to 255",
         ),
         ([np.zeros((2, 4, 5), np.uint8), np.zeros((4, 1), bool)], "'x1'.*got type bool; expected int8"),
+        ([np.zeros((2, 4, 5), np.uint8), [[1], [2], [3], [4]]], "'x1': got list; expected integers in an array"),
+        (
+            [torch.full((2, 4, 5), 256, dtype=torch.uint16), np.zeros((4, 1), np.int8)],
+            "'x0' of the numpy executor: got integers from 256 to 256; expected 0 to 255",
+        ),
     ],
 )
 def test_wrong_inputs_are_named(integer_graphs: Graphs, inputs: Any, message: str) -> None:
@@ -88,6 +93,10 @@ def test_graphs_out_of_order_are_refused(integer_graphs: Graphs) -> None:
         NumpyExecutor(replace(graph, nodes=graph.nodes[::-1]))
     with pytest.raises(ConfigurationError, match="'conv' is made twice"):
         NumpyExecutor(replace(graph, nodes=(*graph.nodes[:1], *graph.nodes)))
+    # Constants are kept by the name of the node.
+    same = tuple(replace(node, name="head") for node in graph.nodes)
+    with pytest.raises(ConfigurationError, match=r"node 'head' \(.*\): two nodes have one name"):
+        NumpyExecutor(replace(graph, nodes=same))
     with pytest.raises(ConfigurationError, match="'other' is never made"):
         NumpyExecutor(replace(graph, outputs=("other",), values={**graph.values, "other": graph.values["conv"]}))
     with pytest.raises(ConfigurationError, match="'sum' is not described"):
@@ -114,6 +123,8 @@ def test_casts_are_checked() -> None:
     assert checked_tensor_cast(torch.empty(0, dtype=torch.int64), torch.int8).dtype == torch.int8
     with pytest.raises(OverflowError, match="from 0 to 2 do not fit"):
         checked_tensor_cast(torch.tensor([0, 2]), torch.bool)
+    with pytest.raises(OverflowError, match="from 3 to 40000 do not fit"):
+        checked_tensor_cast(torch.tensor([3, 40000], dtype=torch.uint16), torch.int16)
 
 
 def test_lengths_are_replaced_deeply() -> None:

@@ -49,3 +49,9 @@ def test_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigurationError, match=r"onnxruntime is not installed.*quantsim\[onnx\]"):
         OnnxRuntimeExecutor(integer_graphs["clamp"]())
+
+
+@pytest.mark.parametrize("row", [-1, 10])
+def test_an_id_without_a_row_is_refused(integer_graphs: dict[str, Callable[[], IntegerGraph]], row: int) -> None:
+    with pytest.raises(Exception, match="out of data bounds"):
+        OnnxRuntimeExecutor(integer_graphs["embedding"]())([np.full((1, 7), row)])

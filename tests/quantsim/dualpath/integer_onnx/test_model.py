@@ -99,6 +99,23 @@ def test_what_onnx_cannot_hold_names_the_node() -> None:
         integer_onnx_model(IntegerGraph((node,), values, ("x",), ("y",)))
 
 
+def test_a_padding_that_the_type_does_not_hold() -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    widths: dict[str, Any] = {"widths": ((0, 0), (0, 1)), "value": -5}
+    pad = IntegerNode("pad", IntegerOp.PAD, ("x",), "y", attributes=widths)
+    values = {"x": Value("x", (1, 2), "uint8"), "y": Value("y", (1, 3), "int16")}
+    session = runtime.InferenceSession(
+        integer_onnx_model(IntegerGraph((pad,), values, ("x",), ("y",))).SerializeToString()
+    )
+    np.testing.assert_array_equal(session.run(None, {"x": np.array([[1, 255]], np.uint8)})[0], [[1, 255, -5]])
+    sizes: dict[str, Any] = {"stride": (1,), "padding": ((1, 0),), "dilation": (1,), "zero_point_in": -5}
+    constants = {"weight": np.ones((1, 1, 1), np.int8), "bias": np.zeros(1, np.int32)}
+    stem = IntegerNode("stem", IntegerOp.CONVOLUTION, ("x",), "y", constants=constants, attributes=sizes)
+    values = {"x": Value("x", (1, 1, 4), "uint8"), "y": Value("y", (1, 1, 5), "int32")}
+    with pytest.raises(ConfigurationError, match=r"node 'stem'.*got zero_point_in -5, expected one that uint8 holds"):
+        integer_onnx_model(IntegerGraph((stem,), values, ("x",), ("y",)))
+
+
 def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigurationError, match=r"onnx is not installed.*quantsim\[onnx\]"):

@@ -123,3 +123,16 @@ def test_along_needs_an_axis() -> None:
     assert along(np.arange(3), -1, 4).shape == (3,)
     with pytest.raises(ValueError, match="without an axis"):
         along(np.arange(3), None, 4)
+
+
+def test_limits_beyond_the_type_change_nothing() -> None:
+    x = np.array([-5, 0, 5], np.int8)
+    grid = {"multiplier": 1 << 30, "shift": 30, "zero_point": 0, "low": -(2**40), "high": 2**40}
+    np.testing.assert_array_equal(run(x, lambda writer, term: writer.finished(term, bound=128, **grid)), x)
+
+
+def test_constants_must_be_held() -> None:
+    writer = OnnxWriter(IntegerGraph((), {}, (), ()))
+    assert writer.constant(255, "uint8").dtype == "uint8"
+    with pytest.raises(ValueError, match="got numbers from -1 to 256, expected ones that uint8 holds"):
+        writer.constant([-1, 256], "uint8")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from quantsim.errors import ConfigurationError
 from quantsim.export.chip import ChipFolder, ChipManifest
-from quantsim.export.chip.manifest import MANIFEST_FILE
+from quantsim.export.chip.manifest import MANIFEST_FILE, _short_lists
 
 
 def test_it_is_read_as_it_was_written(chip: ChipFolder, tmp_path: Path) -> None:
@@ -38,6 +38,12 @@ def test_lists_of_numbers_take_one_line(chip: ChipFolder) -> None:
     assert '"padding": [[1, 1], [1, 1]],' in text
     assert '"shape": [{"batch": 1}, 4, 6, 6],' in text
     assert not re.search(r"^\s*-?\d+,?$", text, re.MULTILINE)
+
+
+def test_lists_of_other_things_are_left_as_they_are() -> None:
+    # A pattern that can split a row of numbers in many ways would try them all here.
+    text = json.dumps([[list(range(100, 140)), None], 5], indent=1)
+    assert json.loads(_short_lists(text)) == json.loads(text)
 
 
 def test_any_byte_changed_is_noticed(chip: ChipFolder) -> None:

@@ -66,9 +66,21 @@ def test_masks_are_bits() -> None:
         (MemoryFormat.DECIMAL, b"   1\n--11\n"),
         (MemoryFormat.DECIMAL, b"   1\n   -\n"),
         (MemoryFormat.DECIMAL, b"   1 \n  2\n"),
+        (MemoryFormat.DECIMAL, b"   1\n 128\n"),
     ],
 )
 def test_other_files_are_refused(form: MemoryFormat, data: bytes) -> None:
     layout = MemoryTiling(columns=1).of_rows((2,), 8, signed=True)
     with pytest.raises(ConfigurationError, match="expected 2 words of 1 codes, 8 bits each"):
         decode_memory(data, layout, form)
+
+
+@pytest.mark.parametrize("form", MemoryFormat)
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_memories_of_nothing(form: MemoryFormat, shape: tuple[int, ...], bits: int) -> None:
+    tiling = MemoryTiling(rows=2, columns=4)
+    for layout in (tiling.of_rows(shape, bits, signed=True), tiling.of_weights(shape, bits)):
+        data = encode_memory(np.zeros(shape, np.int64), layout, form)
+        assert data == b""
+        assert decode_memory(data, layout, form).shape == shape

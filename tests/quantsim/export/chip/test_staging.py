@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from quantsim.errors import ConfigurationError
-from quantsim.export.chip import ChipFolder, load_chip
+from quantsim.export.chip import MANIFEST_FILE, ChipFolder, load_chip
 from quantsim.export.chip.staging import require_place, staging_folder
 
 
@@ -48,7 +48,25 @@ def test_only_exports_are_overwritten(chip: ChipFolder, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="pass overwrite=True"):
         require_place(chip.path, overwrite=False)
     (empty / "thesis.txt").write_text("important")
-    for path, words in ((empty, "other things than an export"), (empty / "thesis.txt", "this is a file")):
+    # A file of this name is in many folders that are not ours.
+    other = tmp_path / "application"
+    other.mkdir()
+    (other / MANIFEST_FILE).write_text('{\n "name": "application",\n "sha256": "..."\n}')
+    for path, words in (
+        (other, "other things than an export"),
+        (empty, "other things than an export"),
+        (empty / "thesis.txt", "this is a file"),
+    ):
         with pytest.raises(ConfigurationError, match=words):
             require_place(path, overwrite=True)
     assert load_chip(chip.path).manifest == chip.manifest
+
+
+def test_a_link_stays_and_its_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "chip"
+    link.symlink_to(tmp_path / "disk", target_is_directory=True)
+    with staging_folder(link) as staging:
+        (staging / "new").touch()
+    assert link.is_symlink()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["chip", "disk", "disk/new"]

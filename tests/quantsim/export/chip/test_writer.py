@@ -237,3 +237,9 @@ def test_a_killed_export_never_looks_whole(tmp_path: Path) -> None:
     assert old == "{(None, 1)}"
     assert between == "(None, 'nothing')"
     assert last == f"({steps}, 200)"
+
+
+def test_an_empty_batch_has_no_vectors(block: IntegerGraph, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"got input 'image' of shape \(0, 4, 6, 6\); expected a batch of at"):
+        nn2chip(block, tmp_path / "chip", [np.zeros((0, 4, 6, 6), np.uint8)])
+    assert not list(tmp_path.iterdir())

@@ -96,3 +96,12 @@ def test_matmul(generator: np.random.Generator, placed: Placed) -> None:
     for i, j, m, n in np.ndindex(*y.shape):
         total = sum((int(p) - 200) * (int(q) + 5) for p, q in zip(a[i, 0, m], b[j, :, n], strict=True))
         assert y[i, j, m, n] == placed(Fraction(total * ((1 << 30) + 3), 1 << 41), -7, -128, 127)
+
+
+def test_a_convolution_of_no_images() -> None:
+    sizes: dict[str, Any] = {"stride": (1,), "padding": ((1, 1),), "dilation": (1,)}
+    weight = np.ones((4, 1, 3), np.int64)
+    result = ours.convolution(
+        np.zeros((0, 2, 5), np.int64), weight=weight, bias=np.zeros(4, np.int64), groups=2, **sizes
+    )
+    assert result.shape == (0, 4, 5)

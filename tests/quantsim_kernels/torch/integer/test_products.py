@@ -118,3 +118,24 @@ def test_sums_beyond_float64_are_refused() -> None:
         products.linear(huge, weight=torch.full((1, 4), 2**12), bias=0)
     with pytest.raises(OverflowError, match="matmul: sums may reach"):
         products.exact_matmul(huge, huge.T, 0, 0)
+
+
+def test_sums_beyond_int32_are_refused() -> None:
+    x, weight = torch.full((1, 2), 2**25, dtype=torch.int32), torch.full((1, 2), 127, dtype=torch.int8)
+    with pytest.raises(OverflowError, match="sums from 8522825728 to 8522825728 do not fit int32"):
+        products.linear(x, weight=weight, bias=torch.zeros(1, dtype=torch.int32))
+
+
+def test_a_weight_with_and_without_groups() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-128, 128, (2, 800, 1), generator=generator).to(torch.int8)
+    sizes: dict[str, Any] = {
+        "stride": (1,),
+        "padding": ((0, 0),),
+        "dilation": (1,),
+        "bias": torch.zeros(2, dtype=torch.int64),
+    }
+    for groups in (1, 2):
+        x = torch.randint(0, 256, (1, 800 * groups, 3), generator=generator).to(torch.uint8)
+        expected = torch.nn.functional.conv1d(x.double(), weight.double(), groups=groups)
+        assert torch.equal(products.convolution(x, weight=weight, groups=groups, **sizes).double(), expected)
