@@ -266,8 +266,6 @@ def _operand(codes: Tensor, grid: Any, dtype: torch.dtype) -> QuantizedOperand:
 
 def _objection(*operands: Any, output_encodings: Any = None, **arguments: Any) -> str | None:
     """Why these kernels do not run on the operands, or ``None``."""
-    if forced_backend() is not Backend.INTEGER:
-        return 'it rounds as hardware does, which may differ by one step: force_backend("integer") asks for it'
     if arguments.get("accumulation") is not None:
         return "its sums are integers"
     for operand in operands[:2]:
@@ -307,7 +305,7 @@ def _product_objection(*operands: Any, **arguments: Any) -> str | None:
     return reason
 
 
-def _on_request(*inputs: Any) -> bool:
+def _is_asked_for(*inputs: Any) -> bool:
     return not torch.compiler.is_compiling() and forced_backend() is Backend.INTEGER
 
 
@@ -326,7 +324,8 @@ def _add(op: str, function: Callable[..., Any], predicate: Callable[..., str | N
         backend=Backend.INTEGER,
         predicate=predicate,
         priority=_PRIORITY,
-        screen=_on_request,
+        screen=_is_asked_for,
+        on_request=True,  # it rounds as hardware does, which may differ from fake quantization by one step
     )(function)
 
 

@@ -84,6 +84,7 @@ class Kernel:
         description: one line for people, by default the first line of the function's docstring.
         screen: a cheap question that comes before the operands are prepared, see :meth:`Registry.may_select`; it may
             return False only where the predicate would object. ``None`` never refuses.
+        on_request: runs only inside :func:`force_backend` of its backend, or where somebody sets it by hand.
     """
 
     op: str
@@ -94,6 +95,7 @@ class Kernel:
     priority: int = 0
     description: str = ""
     screen: Screen | None = None
+    on_request: bool = False
 
     def __call__(self, *operands: Any, **arguments: Any) -> Any:
         """Run the kernel's function."""
@@ -102,6 +104,10 @@ class Kernel:
     def objection(self, *operands: Any, **arguments: Any) -> str | None:
         """Why this kernel cannot run on these operands, or ``None`` when it can."""
         return None if self.predicate is None else self.predicate(*operands, **arguments)
+
+    def waits_for(self, forced: Backend | None) -> bool:
+        """Whether it does not run unless asked for, and is not."""
+        return self.on_request and forced is not self.backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +194,7 @@ class Registry:
         priority: int = 0,
         description: str | None = None,
         screen: Screen | None = None,
+        on_request: bool = False,
     ) -> Callable[[KernelFunction], KernelFunction]:
         """Decorator that adds a function as a kernel and returns the function unchanged.
 
@@ -199,6 +206,7 @@ class Registry:
             priority: larger is tried first.
             description: one line for people; default: the first line of the function's docstring.
             screen: see :class:`Kernel`.
+            on_request: see :class:`Kernel`.
 
         Raises:
             ValueError: ``op`` is empty, ``scheme`` or ``backend`` is unknown, or the same function is already there.
@@ -233,6 +241,7 @@ class Registry:
                 priority=priority,
                 description=description if description is not None else _first_line(function),
                 screen=screen,
+                on_request=on_request,
             )
             ordered = sorted((*present, kernel), key=lambda candidate: -candidate.priority)
             self._candidates[(op, scheme)] = tuple(ordered)
@@ -292,7 +301,7 @@ class Registry:
         """
         forced = _FORCED.get()
         for kernel in self._candidates.get((op, scheme), ()):
-            if forced is not None and kernel.backend is not forced:
+            if (forced is not None and kernel.backend is not forced) or kernel.waits_for(forced):
                 continue
             if kernel.predicate is None or kernel.predicate(*operands, **arguments) is None:
                 return kernel
@@ -322,6 +331,8 @@ class Registry:
         for kernel in self.candidates(op, scheme):
             if forced is not None and kernel.backend is not forced:
                 reason = f"force_backend({forced.value!r}) is active"
+            elif kernel.waits_for(forced):
+                reason = f"it runs on request only: force_backend({kernel.backend.value!r})"
             elif (objection := kernel.objection(*operands, **arguments)) is not None:
                 reason = objection
             elif chosen is not None:

@@ -30,7 +30,7 @@ from quantsim_encodings.formats import (
 from quantsim_kernels import float_matmul
 from quantsim_kernels.affine import affine_quantize
 from quantsim_kernels.operands import DeferredOperand, OperandCast, QuantizedOperand
-from quantsim_kernels.registry import Decision, Scheme, registry
+from quantsim_kernels.registry import Decision, Scheme, forced_backend, registry
 
 if TYPE_CHECKING:
     from quantsim.nn.kernel_quant import SpecifiedQuantizedModule
@@ -291,9 +291,13 @@ def choose(module: SpecifiedQuantizedModule, args: tuple[Any, ...], kwargs: dict
 
 
 def _without_inputs(op: str, scheme: Scheme | None, fake_quantization: Callable[[str], Choice]) -> Choice:
-    candidates = () if scheme is None else registry.candidates(op, scheme)
-    if not candidates:
+    known = () if scheme is None else registry.candidates(op, scheme)
+    if not known:
         return fake_quantization(f"there is no kernel for op {op!r} on {scheme} operands")
+    candidates = [kernel for kernel in known if not kernel.waits_for(forced_backend())]
+    if not candidates:
+        backends = ", ".join(f"force_backend({kernel.backend.value!r})" for kernel in known)
+        return fake_quantization(f"the registry's kernels run on request only: {backends}")
     report = DispatchReport(
         op=op,
         source=DispatchSource.REGISTRY,

@@ -216,3 +216,22 @@ def test_screens_are_asked_before_operands_are_made(mine: Registry) -> None:
     assert mine.may_select("root", Scheme.FLOAT, 3)
     assert not mine.may_select("root", Scheme.FLOAT, -3)
     assert asked == [3, -3]
+
+
+def test_a_kernel_on_request_runs_only_where_its_backend_is_forced() -> None:
+    mine = Registry()
+
+    @mine.register(op="double", scheme=Scheme.AFFINE, backend=Backend.INTEGER, on_request=True)
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert mine.select("double", Scheme.AFFINE, 3) is None
+    (decision,) = mine.explain("double", Scheme.AFFINE, 3)
+    assert not decision.chosen
+    assert decision.reason == "it runs on request only: force_backend('integer')"
+    with force_backend("reference"):
+        assert mine.select("double", Scheme.AFFINE, 3) is None
+    with force_backend("integer"):
+        kernel = mine.select("double", Scheme.AFFINE, 3)
+    assert kernel is not None
+    assert kernel(3) == 6

@@ -369,3 +369,14 @@ def test_compiled_convolutions_and_noise(fresh_compiler: None) -> None:
 def test_runs_on_meta(linear: Any) -> None:
     linear.set_accumulation(SUMS)
     assert linear.to("meta")(X.to("meta")).shape == (5, 8)
+
+
+def test_kernels_that_run_on_request_are_not_named_without_inputs() -> None:
+    layer = QuantizedLinear(4, 2)
+    layer.input_quantizers[0] = affine.QuantizeDequantize((), 8, symmetric=False)
+    layer.param_quantizers["weight"] = affine.QuantizeDequantize((2, 1), 8, symmetric=True)
+    with layer.compute_encodings():
+        layer(torch.randn(8, 4))
+    assert layer.explain_dispatch().kernel is None
+    with force_backend("integer"):
+        assert layer.explain_dispatch().kernel is not None
