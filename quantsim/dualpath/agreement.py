@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 from quantsim.dualpath.capture import QUANTIZER
 from quantsim.dualpath.integer_codes import dequantize
 from quantsim.dualpath.integer_model import IntegerModel
-from quantsim.dualpath.quantizer_grids import codes_on_grid
+from quantsim.dualpath.quantizer_grids import codes_on_grid, grid_of
 from quantsim.errors import ConfigurationError
 
 __all__ = ["Agreement", "compare_with_fake_quantization"]
@@ -80,10 +80,12 @@ def compare_with_fake_quantization(
                     grid = integer.graph.values[name].grid
                     assert grid is not None
                     codes = values[name].astype(np.int64)
-                    difference = np.abs(codes_on_grid(real, grid) - codes)
+                    # The value's own grid may end earlier, where a clip was fused: that clip is compared too.
+                    whole = grid_of(traced.quantizers[node.args[1]], tuple(real.shape))
+                    difference = np.abs(codes_on_grid(real, whole) - codes)
                     share = float((difference > 0).mean()) if difference.size else 0.0
                     found.append(Agreement(traced.places[node.args[1]], name, int(difference.max(initial=0)), share))
-                    real = dequantize(torch.from_numpy(codes), grid)
+                    real = dequantize(torch.from_numpy(codes), grid).to(real.dtype)
                 known[node] = real
             else:
                 known[node] = _computed(node, known)

@@ -116,7 +116,7 @@ class QAttention(TwoPathAttention):
             x = self.trainFunc(self.q_norm(q), self.k_norm(k), v)
         else:
             x = self.evalFunc(q, k, v)
-        x = self.proj(x.transpose(1, 2).reshape(batch, tokens, -1))
+        x = self.proj(x.transpose(1, 2).flatten(-2))
         return self.proj_drop(x) if self.train_flag else x
 
     def trainFunc(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: N802 (the published name)

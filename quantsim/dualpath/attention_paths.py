@@ -86,9 +86,7 @@ class TwoPathAttention(QuantizerSlots):
         """
         scores = self._scores(q, k)
         if mask is not None:
-            if mask.dtype == torch.bool:
-                mask = torch.where(mask, 0.0, torch.finfo(scores.dtype).min)
-            scores = scores + mask
+            scores = with_mask(scores, mask)
         return self._weighted(scores, v)
 
     def _scores(self, q: Tensor, k: Tensor) -> Tensor:
@@ -211,6 +209,22 @@ class TwoPathAttention(QuantizerSlots):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def with_mask(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores of the training path under a mask, in their own dtype if that is boolean.
+
+    Args:
+        scores: Real numbers.
+        mask: Numbers to add, or booleans that are True where an element takes part; broadcasts to the scores.
+
+    Example:
+        >>> with_mask(torch.zeros(2).half(), torch.tensor([True, False]))
+        tensor([     0., -65504.], dtype=torch.float16)
+    """
+    if mask.dtype != torch.bool:
+        return scores + mask
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 
 def activation_quantizer(abit: int, *, unsigned: bool = False) -> QBase | None:

@@ -11,22 +11,28 @@ import torch
 from torch import fx
 
 from quantsim.dualpath.capture import QUANTIZER, module_path
+from quantsim.dualpath.lowered_values import Codes
 from quantsim.dualpath.lowering import Lowering, arguments_of, operation_name
 from quantsim.dualpath.lowering_moves import RULES as MOVING_RULES
 
 __all__ = ["IntegerCoverage", "OperationCoverage", "find_coverage"]
 
 _aten = torch.ops.aten
-_PRODUCTS: Final = {
-    _aten.linear.default: "weight",
-    _aten.conv1d.default: "weight",
-    _aten.conv2d.default: "weight",
-    _aten.conv1d.padding: "weight",
-    _aten.conv2d.padding: "weight",
+_CONVOLUTIONS: Final = frozenset(
+    getattr(getattr(_aten, f"conv{rank}d"), overload) for rank in (1, 2, 3) for overload in ("default", "padding")
+)
+_TRANSPOSED: Final = frozenset(
+    {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input}
+)
+_SUMMED: Final = {
+    _aten.linear.default: "input",
     _aten.matmul.default: "self",
     _aten.bmm.default: "self",
     _aten.mm.default: "self",
+    _aten.addmm.default: "mat1",
+    _aten.baddbmm.default: "batch1",
 }
+"""Products that sum over the last dimension of an operand."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class OperationCoverage:
 
 @dataclass(frozen=True)
 class IntegerCoverage:
-    """All operations on activations but those that only move numbers.
+    """All operations on activations; those that only move numbers where integers would go through float for them.
 
     Attributes:
         operations: In the order of computation.
@@ -123,9 +129,10 @@ def find_coverage(lowering: Lowering, on_host: Collection[fx.Node]) -> IntegerCo
             if node in lowering.reasons:
                 quantizers.append((lowering.captured.places[node.args[1]], lowering.reasons[node]))
             continue
-        if node.target in MOVING_RULES and node.target is not _aten.embedding.default:
-            continue
         is_integer = node not in on_host
+        is_move = node.target in MOVING_RULES and node.target is not _aten.embedding.default
+        if is_move and (is_integer or not _reads_codes(lowering, node)):
+            continue
         operations.append(
             OperationCoverage(
                 module_path(node),
@@ -138,15 +145,33 @@ def find_coverage(lowering: Lowering, on_host: Collection[fx.Node]) -> IntegerCo
     return IntegerCoverage(tuple(operations), tuple(quantizers))
 
 
+def _reads_codes(lowering: Lowering, node: fx.Node) -> bool:
+    return any(isinstance(lowering.forms.get(argument), Codes) for argument in node.all_input_nodes)
+
+
 def _multiplications(lowering: Lowering, node: fx.Node) -> int:
-    name = _PRODUCTS.get(node.target)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if name is None:
-        return 0
-    other = arguments_of(node)[name]
-    lengths = _lengths(lowering, other)
-    terms = lengths[-1] if name == "self" or node.target is _aten.linear.default else math.prod(lengths[1:])
-    return math.prod(_lengths(lowering, node)) * terms
+    target = node.target
+
+    def lengths(name: str) -> tuple[int, ...]:
+        return _lengths(lowering, arguments_of(node)[name])
+
+    if target in _CONVOLUTIONS:
+        return math.prod(_lengths(lowering, node)) * math.prod(lengths("weight")[1:])
+    if target in _TRANSPOSED:
+        return math.prod(lengths("input")) * math.prod(lengths("weight")[1:])
+    if target in _SUMMED:
+        return math.prod(_lengths(lowering, node)) * lengths(_SUMMED[target])[-1]  # pyright: ignore[reportArgumentType]
+    return 0
 
 
 def _lengths(lowering: Lowering, node: fx.Node) -> tuple[int, ...]:
-    return lowering.lengths(lowering.shape(node))
+    """Lengths of a node's tensor on the example inputs, whatever they depend on."""
+
+    def length(size: int | torch.SymInt) -> int:
+        if isinstance(size, int):
+            return size
+        expression = size.node.expr
+        batch = dict.fromkeys(expression.free_symbols, lowering.captured.batch)
+        return int(expression.subs(batch))
+
+    return tuple(map(length, node.meta["val"].shape))

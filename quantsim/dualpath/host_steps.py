@@ -111,7 +111,9 @@ def build_host_step(lowering: Lowering, roots: Mapping[str, tuple[fx.Node, Grid 
             else:
                 assert isinstance(form, Codes)
                 reads.append(form.value.name)
-                made[node] = graph.placeholder(f"read_{len(reads)}")
+                read = graph.placeholder(f"read_{len(reads)}")  # float32, whatever the model's type is
+                dtype = node.meta["val"].dtype
+                made[node] = read if dtype is torch.float32 else graph.call_method("to", (read, dtype))
         return made[node]
 
     ordered = [node for node in captured.graph_module.graph.nodes if node in wanted]

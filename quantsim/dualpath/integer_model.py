@@ -67,6 +67,8 @@ class IntegerModel:
     def __call__(self, *args: Any, executor: str = "torch", **kwargs: Any) -> Any:
         """Runs the model on integers; arguments and results are the float model's, results on their grids.
 
+        Results that are integers come as float32, whatever the model's type.
+
         Args:
             *args: The model's arguments.
             executor: Which executor runs the integer nodes.
@@ -159,7 +161,30 @@ class IntegerModel:
                 expected=f"{len(self.example)}",
                 fix="call it as the example inputs did, or convert it again with other ones",
             )
+        for number, (given, example) in enumerate(zip(leaves, self.example, strict=True)):
+            _require_like_example(given, example, f"{type(self).__name__}, argument {number}")
         return leaves
+
+
+def _require_like_example(given: Any, example: Any, where: str) -> None:
+    """Refuses an argument that would give other numbers than the model: its value or its lengths were traced."""
+    if isinstance(given, Tensor) and isinstance(example, Tensor):
+        kinds = [(each.is_floating_point(), each.dtype is torch.bool) for each in (given, example)]
+        if kinds[0] == kinds[1] and given.dim() == example.dim() and given.shape[1:] == example.shape[1:]:
+            return
+    elif type(given) is type(example) and given == example:
+        return
+    raise ConfigurationError(
+        "the model was traced with another argument",
+        where=where,
+        got=_shown(given),
+        expected=_shown(example) + (", the first length may differ" if isinstance(example, Tensor) else ""),
+        fix="call it as the example inputs did, or convert it again with other ones",
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def _tensor(value: Any) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantsim.dualpath.accumulator_bound import require_accumulator
-from quantsim.errors import ConfigurationError
+from quantsim.errors import ConfigurationError, ShapeError
 from quantsim.nn import QuantizedMatMul
 
 __all__ = ["ConvOPS", "IntMatMul", "MatMul"]
@@ -91,6 +91,14 @@ class ConvOPS(nn.Module):
             convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
             padded = F.pad(x, [size for pair in reversed(sides) for size in pair])
             return convolve(padded, weight, None, stride, 0, dilation, self.groups)
+        if x.dim() != weight.dim():
+            raise ShapeError(
+                "integers come in batches",
+                where=getattr(self, "module_path", None) or type(self).__name__,
+                got=f"an input of shape {tuple(x.shape)} for a weight of shape {tuple(weight.shape)}",
+                expected=f"{weight.dim()} dimensions",
+                fix="unsqueeze(0) the input",
+            )
         from quantsim_kernels.torch import integer
 
         _require_32_bits(x, weight, weight[0].numel(), self)

@@ -135,7 +135,7 @@ class IntegerSoftmaxMatMul(nn.Module):
                 **softmax,
                 zero_point_values=self.values.zero_point,
                 result_multiplier=rescale.multiplier,
-                result_shift=int(rescale.shift),
+                result_shift=self._numbers[1],
                 **grid,
             ).to(dtype)
         probabilities = integer.softmax(

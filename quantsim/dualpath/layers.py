@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from quantsim.dualpath.integer_ops import ConvOPS, MatMul
 from quantsim.dualpath.two_path_layer import TwoPathLayer
+from quantsim.errors import ConfigurationError
 from quantsim.nn import QuantizedConv2d, QuantizedLinear
 
 __all__ = ["QBaseConv2d", "QBaseLinear"]
@@ -141,6 +142,14 @@ class QBaseConv2d(TwoPathLayer, QuantizedConv2d):
 
     @override
     def _integer_operation(self, zero_point: int) -> nn.Module:
+        if self.padding_mode != "zeros":
+            raise ConfigurationError(
+                "integers are padded with their zero point only",
+                where=self._location("padding_mode"),
+                got=repr(self.padding_mode),
+                expected="'zeros'",
+                fix="pad before the layer, with a module of its own",
+            )
         sides = self._reversed_padding_repeated_twice  # of the last dimension first: before, after
         pairs = [tuple(sides[2 * index : 2 * index + 2]) for index in reversed(range(len(sides) // 2))]
         return ConvOPS(self.stride, pairs, self.dilation, self.groups, zero_point=zero_point)

@@ -34,7 +34,7 @@ from quantsim.dualpath.lowered_values import (
 from quantsim.dualpath.quantizer_grids import codes_on_grid, grid_of
 from quantsim.quantization.softmax import UnnormalizedSoftmaxQuantizeDequantize
 
-__all__ = ["Emitter", "HostInput", "Lowering", "Rule", "arguments_of", "operation_name"]
+__all__ = ["Emitter", "HostInput", "Lowering", "Rule", "arguments_of", "fixed", "operation_name"]
 
 Rule = Callable[["Lowering", fx.Node], Lowered | Sequence[Lowered]]
 """Gives a node's form; raises `StaysFloatError` where it has none."""
@@ -159,6 +159,8 @@ class Lowering:
         """
         if isinstance(form, Probabilities) and form.grid is not None:
             return self.emit_pending(replace(form, grid=None), form.grid)
+        if isinstance(form, Probabilities) and form.bits is not None:
+            raise StaysFloatError("an unnormalised softmax can only be multiplied by values")
         grid = self._grid_after(node)
         if grid is not None:
             return self.emit_pending(form, grid)
@@ -176,9 +178,12 @@ class Lowering:
         """
         if grid.axis is not None:
             raise StaysFloatError("the quantizer of its result has a scale for each channel")
+        emitter = self._emitters.get(type(form))
+        if emitter is None:
+            raise StaysFloatError("a part of a norm or softmax is read by something else than its rest")
         key = (id(form), grid.scale, grid.zero_point, grid.low, grid.high)
         if key not in self._made:
-            self._made[key] = (form, self._emitters[type(form)](self, form, grid))
+            self._made[key] = (form, emitter(self, form, grid))
         return self._made[key][1]
 
     def constant_codes(self, constant: Constant) -> Codes:
@@ -225,7 +230,7 @@ class Lowering:
                 return self._quantized(node)
             arguments = node.all_input_nodes
             if all(isinstance(self.forms[argument], Constant) for argument in arguments):
-                return Constant(self._evaluated(node))
+                return Host() if _is_random(node) else Constant(self._evaluated(node))
             rule = self._rules.get(node.target)
             if node not in self.active:
                 form = Host()
@@ -401,6 +406,8 @@ class Lowering:
             value = self.forms[node].value  # pyright: ignore[reportAttributeAccessIssue]
         elif node in self.active:
             raise StaysFloatError("a mask depends on activations")
+        elif node.op != "call_function" or _is_random(node):
+            raise StaysFloatError("a mask is drawn at random, or made from something that is no tensor")
         else:
             args, kwargs = map_arg((node.args, dict(node.kwargs)), self.example)
             assert callable(node.target)
@@ -438,6 +445,21 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
         else:
             found[argument.name] = argument.default_value if argument.has_default_value() else None
     return found
+
+
+def fixed(*values: Any) -> tuple[Any, ...]:
+    """Lengths and positions that are plain numbers (or None).
+
+    Raises:
+        StaysFloatError: One is computed from the size of the batch.
+    """
+    if any(isinstance(value, fx.Node) for value in values):
+        raise StaysFloatError("a length or position in it grows with the batch")
+    return values
+
+
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _is_length(node: fx.Node) -> bool:

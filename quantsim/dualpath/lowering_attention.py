@@ -75,7 +75,10 @@ def softmax(lowering: Lowering, node: fx.Node) -> Lowered:
     rank = len(node.meta["val"].shape)
     if int(arguments["dim"]) % rank != rank - 1:
         raise StaysFloatError("softmax runs over another dimension than the last")
-    return Probabilities(scores_of(lowering, arguments["self"]))
+    scores = scores_of(lowering, arguments["self"])
+    if lowering.shape(node) != scores.codes.value.shape:
+        raise StaysFloatError("what is added to the scores has more elements than they have")
+    return Probabilities(scores)
 
 
 def scores_of(lowering: Lowering, node: fx.Node) -> Scores:
@@ -115,24 +118,22 @@ def where(lowering: Lowering, node: fx.Node) -> Lowered:
     return _with_mask(lowering, scores_of(lowering, scores), condition)
 
 
-def added_to_scores(lowering: Lowering, scores: fx.Node, addend: fx.Node) -> Scores:
-    """Scores plus a constant bias, or plus a mask of zeros and huge negative numbers that the host computes."""
+def added_to_scores(lowering: Lowering, scores: fx.Node, addend: fx.Node, factor: float = 1.0) -> Scores:
+    """Scores plus ``factor`` times a constant bias, or a mask of zeros and huge negative numbers by the host."""
     form = scores_of(lowering, scores)
     constant = lowering.form(addend)
     if isinstance(constant, Constant):
-        tensor = constant.value.detach().float()
-        if bool((tensor < _MASKED).any()):
-            visible = lowering.insert(_aten.gt.Scalar, (addend, _MASKED))
-            return _with_bias(
-                _with_mask(lowering, form, visible), tensor.clamp_min(0.0).where(tensor < _MASKED, tensor)
-            )
-        return _with_bias(form, tensor)
+        tensor = constant.value.detach().float() * factor
+        hidden = tensor <= _MASKED
+        if bool(hidden.any()):
+            form = _with_mask(lowering, form, _visible(lowering, addend, factor))
+        return _with_bias(form, tensor.masked_fill(hidden, 0.0))
     if not isinstance(constant, Host) or addend in lowering.active:
         raise StaysFloatError("what is added to the scores is computed in floating point")
-    values = lowering.example(addend)
-    if not bool(((values == 0) | (values < _MASKED)).all()):
+    values = lowering.example(addend) * factor
+    if not bool(((values == 0) | (values <= _MASKED)).all()):
         raise StaysFloatError("what is added to the scores depends on the inputs and is no mask")
-    return _with_mask(lowering, form, lowering.insert(_aten.gt.Scalar, (addend, _MASKED)))
+    return _with_mask(lowering, form, _visible(lowering, addend, factor))
 
 
 def masked_probabilities(lowering: Lowering, form: Probabilities, alive: fx.Node) -> Probabilities:
@@ -179,6 +180,12 @@ def _sizes(lowering: Lowering, node: fx.Node) -> list[Any]:
     if sizes.count(-1) > 1:
         raise StaysFloatError("several lengths of the scores grow with the batch")
     return sizes
+
+
+def _visible(lowering: Lowering, addend: fx.Node, factor: float) -> fx.Node:
+    """Where ``factor`` times the addend leaves scores in."""
+    scaled = addend if factor == 1.0 else lowering.insert(_aten.mul.Scalar, (addend, factor))
+    return lowering.insert(_aten.gt.Scalar, (scaled, _MASKED))
 
 
 def _with_mask(lowering: Lowering, scores: Scores, visible: fx.Node) -> Scores:

@@ -62,7 +62,8 @@ def unary(lowering: Lowering, node: fx.Node) -> Lowered:
 def addition(lowering: Lowering, node: fx.Node) -> Lowered:
     """``a + alpha * b`` and ``a - alpha * b``, of two activations or of one and a constant."""
     arguments = arguments_of(node)
-    a, b, alpha = arguments["self"], arguments["other"], float(arguments.get("alpha") or 1.0)
+    alpha = 1.0 if arguments.get("alpha") is None else float(arguments["alpha"])
+    a, b = arguments["self"], arguments["other"]
     if "sub" in str(node.target):
         alpha = -alpha
     if isinstance(lowering.form(a), Constant):
@@ -76,15 +77,20 @@ def addition(lowering: Lowering, node: fx.Node) -> Lowered:
     constant = lowering.form(b)
     if not isinstance(constant, Constant):
         if b not in lowering.active or a not in lowering.active:
-            scores, mask = (a, b) if b not in lowering.active else (b, a)
-            return added_to_scores(lowering, scores, mask)
+            if not feeds_softmax(node):
+                raise StaysFloatError("one operand is computed by the host, and no quantizer says on which grid")
+            if b not in lowering.active:
+                return added_to_scores(lowering, a, b, alpha)
+            if alpha != 1.0:
+                raise StaysFloatError("scores that are taken away from a mask have no integer form")
+            return added_to_scores(lowering, b, a)
         return _sum(lowering, node, a, 1.0, b, alpha)
     form = lowering.form(a)
     value = constant.value
-    if not isinstance(value, Tensor) or value.numel() == 1:
+    if _is_number(node, a, value):
         return _add_number(lowering, node, a, form, alpha * float(value))
     if feeds_softmax(node):
-        return added_to_scores(lowering, a, b)
+        return added_to_scores(lowering, a, b, alpha)
     axis = _channels(value, node_rank(node))
     if axis is not None and _keeps_shape(node, a):
         offset = alpha * value.detach().double().numpy().reshape(-1)
@@ -107,7 +113,7 @@ def multiplication(lowering: Lowering, node: fx.Node) -> Lowered:
             return masked_probabilities(lowering, root, first)
     if isinstance(constant, Constant):
         value = constant.value
-        if not isinstance(value, Tensor) or value.numel() == 1:
+        if _is_number(node, a, value):
             return _times_number(lowering, node, a, form, float(value))
         axis = _channels(value, node_rank(node))
         if axis is not None and _keeps_shape(node, a):
@@ -128,7 +134,9 @@ def division(lowering: Lowering, node: fx.Node) -> Lowered:
     if not isinstance(constant, Constant) or isinstance(lowering.form(a), Constant):
         raise StaysFloatError("a division by an activation has no integer form")
     value = constant.value
-    if not isinstance(value, Tensor) or value.numel() == 1:
+    if bool(torch.as_tensor(value == 0).any()):
+        raise StaysFloatError("it divides by zero")
+    if _is_number(node, a, value):
         return _times_number(lowering, node, a, lowering.form(a), 1.0 / float(value))
     axis = _channels(value, node_rank(node))
     if axis is None or not _keeps_shape(node, a):
@@ -156,7 +164,8 @@ def _mapped(
         codes.scale  # noqa: B018 (refuses scales of channels)
         form = Mapped(codes, lambda x: x, 1.0)
     inner = form.function
-    composed = replace(form, function=lambda x: function(inner(x)), square=square and form.factor == 1.0)
+    is_identity = form.factor == 1.0 and form.addend == 0.0 and form.clip.is_open
+    composed = replace(form, function=lambda x: function(inner(x)), square=square and is_identity)
     if clip is not None:
         return replace(composed, clip=form.clip.then(clip))
     if factor is not None and form.factor is not None and form.clip.is_open:
@@ -212,6 +221,11 @@ def _channels(value: Tensor, rank: int) -> int | None:
     """The only dimension of a broadcast constant that is longer than 1; None if there are several."""
     long = [axis for axis, size in enumerate(value.shape) if size > 1]
     return rank - value.dim() + long[0] if len(long) == 1 else None
+
+
+def _is_number(node: fx.Node, operand: Any, value: Any) -> bool:
+    """Whether a constant is one number that leaves the shape of the other operand as it is."""
+    return not isinstance(value, Tensor) or (value.numel() == 1 and _keeps_shape(node, operand))
 
 
 def _keeps_shape(node: fx.Node, operand: fx.Node) -> bool:

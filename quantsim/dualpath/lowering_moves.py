@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from quantsim.dualpath.lowered_values import (
     StaysFloatError,
     is_on_grid,
 )
-from quantsim.dualpath.lowering import Emitter, Lowering, Rule, arguments_of
+from quantsim.dualpath.lowering import Emitter, Lowering, Rule, arguments_of, fixed
 from quantsim.dualpath.lowering_attention import moved_probabilities
 from quantsim.dualpath.quantizer_grids import codes_on_grid, grid_of
 
@@ -120,7 +121,8 @@ def slice_(lowering: Lowering, node: fx.Node) -> Lowered:
     length = codes.value.shape[axis]
     if not isinstance(length, int):
         raise StaysFloatError("it cuts the batch")
-    start, stop, step = slice(arguments["start"], arguments["end"], arguments["step"]).indices(length)
+    limits = fixed(arguments["start"], arguments["end"], arguments["step"])
+    start, stop, step = slice(*limits).indices(length)
     return _slice(lowering, codes, axis, start, stop, step, shape)
 
 
@@ -131,7 +133,8 @@ def select(lowering: Lowering, node: fx.Node) -> Lowered:
     length = codes.value.shape[axis]
     if not isinstance(length, int):
         raise StaysFloatError("it takes one example of the batch")
-    indices = np.asarray(int(node.args[2]) % length, np.int64)  # pyright: ignore[reportArgumentType]
+    (index,) = fixed(node.args[2])
+    indices = np.asarray(int(index) % length, np.int64)
     return _take(lowering, codes, axis, indices, lowering.shape(node))
 
 
@@ -207,9 +210,10 @@ def pad(lowering: Lowering, node: fx.Node) -> Lowered:
     codes = _movable(lowering, arguments["self"])
     if arguments.get("mode", "constant") != "constant":
         raise StaysFloatError(f"padding by {arguments['mode']} has no integer form")
-    amounts = [int(amount) for amount in arguments["pad"]]
-    value = arguments.get("value")
-    fill = round(float(value or 0.0) / codes.scale) + codes.grid.zero_point
+    amounts = [int(amount) for amount in fixed(*arguments["pad"])]
+    (value,) = fixed(arguments.get("value"))
+    steps = float(value or 0.0) / codes.scale
+    fill = round(steps) + codes.grid.zero_point if math.isfinite(steps) else codes.grid.high + 1
     if not codes.grid.low <= fill <= codes.grid.high:
         raise StaysFloatError("it pads with a number outside of the grid")
     if not any(amounts):
@@ -230,7 +234,7 @@ def roll(lowering: Lowering, node: fx.Node) -> Lowered:
     if not arguments["dims"]:
         raise StaysFloatError("it rolls over all dimensions at once")
     axes = tuple(int(axis) % len(codes.value.shape) for axis in arguments["dims"])
-    attributes = {"shifts": tuple(int(shift) for shift in arguments["shifts"]), "axes": axes}
+    attributes = {"shifts": tuple(int(shift) for shift in fixed(*arguments["shifts"])), "axes": axes}
     return lowering.emit(IntegerOp.ROLL, (codes.value.name,), lowering.shape(node), codes.grid, {}, attributes)
 
 

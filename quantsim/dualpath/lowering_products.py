@@ -40,7 +40,7 @@ _COARSE = 0.25
 
 
 def linear(lowering: Lowering, node: fx.Node) -> Lowered:
-    """``aten.linear`` and ``aten.addmm`` with a constant matrix."""
+    """``aten.linear`` with a constant matrix."""
     arguments = arguments_of(node)
     x, factor = operand(lowering, arguments["input"])
     weight, scale = _weight(lowering, arguments["weight"], 0)
@@ -61,8 +61,7 @@ def convolution(lowering: Lowering, node: fx.Node) -> Lowered:
         "groups": int(arguments["groups"]),
         "zero_point_in": x.grid.zero_point,
     }
-    if node_rank(node) != rank + 2:
-        raise StaysFloatError("its input has no batch dimension")
+    _require_batch(node, rank)
     return _weighted(
         lowering, node, IntegerOp.CONVOLUTION, x, factor, weight, scale, arguments["bias"], rank + 2, attributes
     )
@@ -104,6 +103,8 @@ def matmul(lowering: Lowering, node: fx.Node) -> Lowered:
 def mean(lowering: Lowering, node: fx.Node) -> Lowered:
     """``aten.mean`` over dimensions, and ``aten.adaptive_avg_pool2d`` to one position."""
     x, factor = operand(lowering, node.args[0])
+    if node.target is not torch.ops.aten.mean.dim:
+        _require_batch(node, 1 if node.target is torch.ops.aten.adaptive_avg_pool1d.default else 2)
     lengths = lowering.shape(node.args[0])  # pyright: ignore[reportArgumentType]
     if node.target is torch.ops.aten.mean.dim:
         arguments = arguments_of(node)
@@ -127,6 +128,7 @@ def average_pool(lowering: Lowering, node: fx.Node) -> Lowered:
     arguments = arguments_of(node)
     rank = 1 if node.target is torch.ops.aten.avg_pool1d.default else 2
     x, factor = operand(lowering, arguments.get("self", node.args[0]))
+    _require_batch(node, rank)
     kernel = _each(arguments["kernel_size"], rank)
     stride = _each(arguments["stride"] or kernel, rank)
     padding = _each(arguments["padding"], rank)
@@ -144,6 +146,7 @@ def max_pool(lowering: Lowering, node: fx.Node) -> Lowered:
     x = lowering.codes(arguments["self"])
     x.scale  # noqa: B018 (refuses scales of channels, which may be negative)
     rank = 1 if node.target is torch.ops.aten.max_pool1d.default else 2
+    _require_batch(node, rank)
     if arguments["ceil_mode"]:
         raise StaysFloatError("ceil_mode has no integer form")
     kernel = _each(arguments["kernel_size"], rank)
@@ -407,6 +410,11 @@ def _vector(lowering: Lowering, node: Any) -> np.ndarray | None:
     if not isinstance(form, Constant) or not isinstance(form.value, Tensor):
         raise StaysFloatError("its bias or statistics are no constants")
     return form.value.detach().cpu().double().numpy().reshape(-1)
+
+
+def _require_batch(node: fx.Node, rank: int) -> None:
+    if node_rank(node) != rank + 2:
+        raise StaysFloatError("its input has no batch dimension")
 
 
 def _each(value: Any, rank: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from quantsim_encodings.encoding import Encoding
 from quantsim_kernels.affine import affine_dequantize, affine_quantize, affine_quantize_dequantize
 
 __all__ = ["Observer", "QBase"]
+
+_FLOAT_BITS: Final = 24
+"""Bits of the widest grid whose integers float32 holds."""
 
 Observer = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Takes a tensor, and returns scale and zero point for it (and for what it took before, if it remembers)."""
@@ -180,14 +183,17 @@ class QBase(ScaleAndZeroPoint):
         """
         if scale is None:
             scale, zero_point = self.scale, self.zero_point
+        is_zero = zero_point is None or (zero_point is self.zero_point and self.has_zero_offset)
         if scale is self.scale and not self._initialized and not self.is_initialized():
             return self._without_range(x)
-        offset = None if zero_point is None or self.has_zero_offset else -zero_point
+        offset = None if zero_point is None or is_zero else -zero_point
         if scale.numel() == 1:  # one number fits tensors of any rank
             scale, offset = scale.reshape(()), None if offset is None else offset.reshape(())
         if self.train_flag:
             return affine_quantize_dequantize(x, scale, offset, self.qmin, self.qmax)
         values = x if x.dtype == torch.float64 or self.bitwidth <= 8 else x.float()
+        if self.bitwidth > _FLOAT_BITS:
+            values = x.double()
         return affine_quantize(values, scale, offset, self.qmin, self.qmax)
 
     def inference(self, mode: bool = True) -> Self:

@@ -66,7 +66,7 @@ def codes_on_grid(values: Tensor, grid: Grid) -> np.ndarray:
         >>> codes_on_grid(torch.tensor([-0.5, 1.0]), Grid(0.5, 3, 0, 7))
         array([2, 5])
     """
-    real = values.detach().cpu().numpy().astype(np.float64)
+    real = values.detach().cpu().double().numpy()
     scale = np.asarray(grid.scale)
     if grid.axis is not None:
         scale = scale.reshape([-1 if axis == grid.axis else 1 for axis in range(real.ndim)])
@@ -74,7 +74,11 @@ def codes_on_grid(values: Tensor, grid: Grid) -> np.ndarray:
 
 
 def to_codes(x: Tensor, scale: float, zero_point: int, low: int, high: int, dtype: torch.dtype) -> Tensor:
-    """The codes of real numbers, as quantizers of the simulation round: ``clamp(rint(x / scale) + zero_point)``."""
+    """The codes of real numbers, as quantizers of the simulation round: ``clamp(rint(x / scale) + zero_point)``.
+
+    Half-precision numbers are divided in float32: their own type holds no 16-bit codes, bfloat16 not even 9-bit ones.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return (torch.round(x / scale) + zero_point).clamp_(low, high).to(dtype)
 
 

@@ -14,6 +14,9 @@ __all__ = ["WIDEST", "QuantizerSlot", "QuantizerSlots"]
 WIDEST: Final = 32
 """Bits that mean "not quantized"."""
 
+_Frozen = tuple[QuantizerBase, bool, list[nn.Parameter]]
+"""A quantizer that inference froze, whether calibration might change it before, and what training might."""
+
 
 class QuantizerSlot:
     """An attribute that reads and writes one quantizer of a module, or of a module inside it.
@@ -77,10 +80,22 @@ class QuantizerSlots(nn.Module):
         return tuple(name for name in dir(cls) if isinstance(getattr(cls, name, None), QuantizerSlot))
 
     def _set_quantizer_paths(self, inference: bool) -> None:
-        """Switches all quantizers of the slots; those without two paths are frozen, so that their ranges stay."""
+        """Switches all quantizers of the slots; those without two paths are frozen, so that their ranges stay.
+
+        On the way back these are as they were before: what was trained is trained again.
+        """
+        frozen: list[_Frozen] = self.__dict__.setdefault("_frozen_for_inference", [])
         for name in self.quantizer_names():
             quantizer = self.quantizer(name)
             if isinstance(quantizer, QBase):
                 quantizer.inference(inference)
-            elif quantizer is not None and inference:
+            elif quantizer is not None and inference and not quantizer.is_frozen:
+                trained = [values for values in quantizer.parameters() if values.requires_grad]
+                frozen.append((quantizer, quantizer.is_overwrite_allowed, trained))
                 quantizer.freeze()
+        if not inference:
+            for quantizer, is_overwrite_allowed, trained in frozen:
+                quantizer.allow_overwrite(is_overwrite_allowed)
+                for values in trained:
+                    values.requires_grad_(True)
+            frozen.clear()

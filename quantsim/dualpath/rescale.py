@@ -154,7 +154,15 @@ class MulShift(_FixedPointFactor):
 
     def _fix_offset(self, output_scale: float) -> None:
         bias = _numbers(0.0 if self.bias is None else self.bias) / output_scale
-        offset = torch.tensor(np.rint(np.ldexp(bias, self.shift.cpu().numpy())), dtype=torch.int64)
+        exact = np.rint(np.ldexp(bias, self.shift.cpu().numpy()))
+        if not (np.abs(exact) < 2**62).all():
+            raise ConfigurationError(
+                "the bias does not fit 64 bits beside this factor",
+                where=f"{type(self).__name__}.bias",
+                got=f"bias up to {np.abs(bias).max():g}, shift {self.shift.flatten()[:4].tolist()}",
+                expected="bias * 2^shift below 2^62",
+            )
+        offset = torch.tensor(exact, dtype=torch.int64)
         self.register_buffer("offset", offset.to(self.scale.device))
 
 
@@ -254,7 +262,7 @@ class AccumulatorBias(nn.Module):
 
 
 def _numbers(values: Ratio) -> npt.NDArray[np.float64]:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, np.float64)
+    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, np.float64)
 
 
 def _along(values: Tensor, axis: int, rank: int) -> Tensor:

@@ -108,9 +108,9 @@ class ScaleAndZeroPoint(IntegerGrid, QuantizerBase):
                 got=f"{zero_point.flatten()[:4].tolist()}",
                 expected=f"integers from {self.qmin} to {self.qmax}: x_int = rint(x / scale) + zero_point",
             )
-        if bool((zero_point != 0).any()) and self.has_zero_offset:
-            self._symmetric = False
         self.assign_range_parameters(scale=scale, zero_point=zero_point)
+        if not zero_point.is_meta and bool((zero_point != 0).any()) and self.has_zero_offset:
+            self._symmetric = False
 
     def _scale_and_offset(self) -> tuple[Tensor, Tensor]:
         return self.scale.float(), -self.zero_point.float() + 0.0  # no -0

@@ -41,7 +41,7 @@ def inference(model: Model, mode: bool = True) -> Model:
     Raises:
         NotCalibratedError: If a quantizer has no range yet; the model is unchanged, as after the next.
         ConfigurationError: If there is no module with two paths, a quantizer is missing, sums could leave 32 bits, or
-            a ReLU would clip codes whose zero point is not 0.
+            a ReLU would clip codes whose zero point is not 0, or a ReLU6 codes at 6.
 
     Example:
         >>> import torch
@@ -118,6 +118,14 @@ def _targets_in_sequence(model: nn.Module) -> dict[TwoPathLayer, QuantizerBase]:
                 before, clipped = part, False
             elif isinstance(part, nn.ReLU):
                 clipped = True
+            elif isinstance(part, nn.Hardtanh) and before is not None:
+                raise ConfigurationError(
+                    f"a {type(part).__name__} follows that would clip codes at real numbers",
+                    where=before._location("yq"),
+                    got=f"bounds {part.min_val:g} and {part.max_val:g}",
+                    expected="nn.ReLU, or nothing that clips",
+                    fix="use nn.ReLU: the grid of the quantizer behind it has an upper end; or use to_integer",
+                )
             elif not isinstance(part, _PASS_CODES):
                 before = None
     return targets

@@ -118,8 +118,20 @@ class TwoPathLayer(QuantizerSlots, BaseQuantizationMixin):
             self.train_flag = True
             self._set_quantizer_paths(False)
             return self
+        before = self.__dict__.get("_neighbours", (None, None))
         if input_quantizer is not None or output_quantizer is not None:
             self.__dict__["_neighbours"] = (input_quantizer, output_quantizer)
+        try:
+            self._make_integers()
+        except BaseException:
+            self.__dict__["_neighbours"] = before
+            raise
+        self._set_quantizer_paths(True)
+        self.train_flag = False
+        return self
+
+    def _make_integers(self) -> None:
+        """Makes what the inference path computes with; on an error nothing changes."""
         quantizer = self._input_quantizer()
         grid = activation_grid(quantizer, self._location("aq"))
         codes, scales = self._integer_weight()
@@ -149,14 +161,11 @@ class TwoPathLayer(QuantizerSlots, BaseQuantizationMixin):
                 limits=(output_grid.low, output_grid.high),
                 axis=axis,
             )
+        operation = self._integer_operation(grid.zero_point)
         self._drop_integers()
         self.register_buffer("qweight", codes)
-        self.ops = self._integer_operation(grid.zero_point)
-        self.rescaler = rescaler.to(codes.device)
+        self.ops, self.rescaler = operation, rescaler.to(codes.device)
         self.input_grid, self.output_grid = grid, output_grid
-        self._set_quantizer_paths(True)
-        self.train_flag = False
-        return self
 
     def _integer_operation(self, zero_point: int) -> nn.Module:
         raise NotImplementedError
@@ -196,9 +205,18 @@ class TwoPathLayer(QuantizerSlots, BaseQuantizationMixin):
         sums = codes.reshape(codes.shape[0], -1).sum(1, dtype=torch.int64).cpu().numpy()
         result = -grid.zero_point * sums
         bias = self._parameters.get("bias")
-        if bias is not None:
-            result = result + np.rint(bias.detach().cpu().numpy().astype(np.float64) / (scales * float(grid.scale)))
-        return result.astype(np.int64)
+        if bias is None:
+            return result
+        steps = np.rint(bias.detach().cpu().double().numpy() / (scales * float(grid.scale)))
+        if not (np.abs(steps) < 2**62).all():
+            raise ConfigurationError(
+                "the bias is no number of steps of the sum",
+                where=self._location("bias"),
+                got=f"{float(steps[np.argmax(~(np.abs(steps) < 2**62))])} steps",
+                expected="finite numbers that 32 bits can hold",
+                fix="look for NaN and infinity in the bias, or give input and weight larger ranges",
+            )
+        return result + steps.astype(np.int64)
 
     def _drop_integers(self) -> None:
         self._buffers.pop("qweight", None)
@@ -262,6 +280,6 @@ class TwoPathLayer(QuantizerSlots, BaseQuantizationMixin):
         for name in ("ops", "rescaler"):
             original._modules.pop(name, None)
         original._buffers.pop("qweight", None)
-        for name in ("train_flag", "wbit", "abit", "input_grid", "output_grid", "_neighbours"):
+        for name in ("train_flag", "wbit", "abit", "input_grid", "output_grid", "_neighbours", "_frozen_for_inference"):
             original.__dict__.pop(name, None)
         return original

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from quantsim.dualpath.attention_paths import TwoPathAttention, activation_quantizer
+from quantsim.dualpath.attention_paths import TwoPathAttention, activation_quantizer, with_mask
 from quantsim.dualpath.integer_graph import Grid
 from quantsim.dualpath.integer_softmax import SCORE_STEP, SoftmaxRule
 from quantsim.dualpath.layers import QBaseLinear
@@ -110,7 +110,8 @@ class QWindowAttention(TwoPathAttention):
 
         Args:
             x: Shape (windows * B, N, dim): real numbers, or on the inference path codes of ``xq``'s grid.
-            mask: Added to the scores (0, or -100 and less for what takes no part), shape (windows, N, N).
+            mask: Added to the scores (0, or -100 and less for what takes no part), or booleans that are True where an
+                element takes part; shape (windows, N, N).
         """
         if not self.train_flag and not self._ready():
             self.inference()
@@ -121,7 +122,7 @@ class QWindowAttention(TwoPathAttention):
                 got=f"{tokens} tokens",
                 expected=f"{self.window_area}, a window of {self.window_size[0]} by {self.window_size[1]}",
             )
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         path = self.trainFunc if self.train_flag else self.evalFunc
         q, k, v = qkv.unbind(0)
         x = self.proj(path(q, k, v, batch, tokens, mask))
@@ -140,9 +141,8 @@ class QWindowAttention(TwoPathAttention):
         scores = self._scores(q, k) + self._get_rel_pos_bias()
         if mask is not None:
             self._require_windows(mask, B)
-            windows = scores.reshape(-1, mask.shape[0], self.num_heads, N, N)
-            scores = (windows + mask.unsqueeze(1).unsqueeze(0)).reshape(-1, self.num_heads, N, N)
-        return self._weighted(scores, v)[0].transpose(1, 2).reshape(B, N, -1)
+            scores = with_mask(scores.unflatten(0, (B // len(mask), len(mask))), mask.unsqueeze(1)).flatten(0, 1)
+        return self._weighted(scores, v)[0].transpose(1, 2).flatten(-2)
 
     def evalFunc(  # noqa: N802 (the published name)
         self,
@@ -159,7 +159,7 @@ class QWindowAttention(TwoPathAttention):
         if mask is not None:  # windows run fastest in the batch
             self._require_windows(mask, B)
             expanded = mask.repeat(B // mask.shape[0], 1, 1).unsqueeze(1)
-        return self._attend_integer(q, k, v, expanded, bias).transpose(1, 2).reshape(B, N, -1)
+        return self._attend_integer(q, k, v, expanded, bias).transpose(1, 2).flatten(-2)
 
     def _get_rel_pos_bias(self) -> Tensor:
         """The position bias of each pair of positions, shape (1, heads, N, N)."""

@@ -90,3 +90,11 @@ def test_normalised_queries_have_no_integers_here() -> None:
 def test_heads_must_divide_channels() -> None:
     with pytest.raises(ConfigurationError, match="multiple of num_heads"):
         QAttention(10, 3)
+
+
+def test_empty_batches_on_both_paths() -> None:
+    module = QAttention(8, num_heads=2, wbit=8, abit=8).eval()
+    with compute_encodings(module):
+        module(torch.randn(3, 4, 8))
+    assert module(torch.zeros(0, 4, 8)).shape == (0, 4, 8)
+    assert module.inference()(torch.zeros(0, 4, 8)).shape == (0, 4, 8)

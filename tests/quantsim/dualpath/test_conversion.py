@@ -276,3 +276,32 @@ def test_four_bit_weights_are_stored_in_int8() -> None:
     assert weight.dtype == np.int8
     assert weight.min() >= -8
     assert weight.max() <= 7
+
+
+class _WithOptions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, *, scale: Tensor, negate: bool) -> Tensor:
+        y = self.layer(x) * scale
+        return (-y if negate else y).reshape(-1, 4)
+
+
+def test_arguments_other_than_the_traced_ones_are_refused() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8)
+    inputs: Any = ((x,), {"scale": torch.ones(2, 8), "negate": False})
+    sim = QuantizationSimModel(_WithOptions().eval(), inputs, config="integer_w8a8")
+    sim.compute_encodings([inputs])
+    integer = to_integer(sim, inputs)
+    more = {"scale": torch.ones(5, 8), "negate": False}
+    assert integer(torch.randn(5, 8), **more).shape == (10, 4)
+    for bad, message in (
+        ({"scale": torch.ones(5, 8), "negate": True}, "got True; expected False"),
+        ({"scale": torch.ones(5, 8, dtype=torch.long), "negate": False}, "got torch.int64"),
+        ({"scale": torch.ones(5, 6), "negate": False}, r"shape \(5, 6\); expected .* shape \(2, 8\)"),
+        ({"scale": 1.0, "negate": False}, r"got 1\.0"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            integer(torch.randn(5, 8), **bad)

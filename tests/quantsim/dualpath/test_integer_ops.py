@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from quantsim.dualpath import ConvOPS, IntMatMul, MatMul
-from quantsim.errors import ConfigurationError
+from quantsim.errors import ConfigurationError, ShapeError
 
 FILLS = ["random", "lowest", "highest"]
 
@@ -73,3 +73,9 @@ def test_sums_that_could_leave_32_bits_are_refused_before_they_do() -> None:
     assert int(IntMatMul()(wide[:, :1], wide[:, :1].T)) == 32767**2
     with pytest.raises(ConfigurationError, match="overflow"):
         IntMatMul()(wide, wide.T)
+
+
+def test_integers_without_a_batch_are_refused() -> None:
+    x, weight = torch.zeros(2, 6, 6, dtype=torch.uint8), torch.zeros(6, 2, 3, 3, dtype=torch.int8)
+    with pytest.raises(ShapeError, match="unsqueeze"):
+        ConvOPS()(x, weight)

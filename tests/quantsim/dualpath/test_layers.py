@@ -14,6 +14,7 @@ from quantsim.dualpath import QBase, QBaseConv2d, QBaseLinear, dequantize
 from quantsim.errors import ConfigurationError, NotCalibratedError
 from quantsim.nn import QuantizedLinear, compute_encodings
 from quantsim.quantization import affine
+from quantsim.quantization.methods import LSQQuantizeDequantize
 from quantsim_kernels.reference import integer as reference
 
 CONVOLUTIONS = {
@@ -241,3 +242,52 @@ def test_it_trains() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_bias_that_is_no_integer_of_32_bits_is_refused(value: float) -> None:
+    layer, x = linear()
+    with torch.no_grad():
+        layer.bias[1] = value
+    with pytest.raises(ConfigurationError, match=r"QBaseLinear.bias.*steps"):
+        layer.inference()
+    assert layer.train_flag
+    assert layer(x).is_floating_point()
+
+
+def test_padding_with_anything_but_zeros_is_refused() -> None:
+    layer = QBaseConv2d.from_module(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), 8, 8)
+    x = torch.randn(2, 2, 6, 6)
+    calibrated(layer, x)
+    with pytest.raises(ConfigurationError, match="'reflect'"):
+        layer.inference()
+    assert layer.train_flag
+    assert "qweight" not in layer.state_dict()
+    assert layer(x).is_floating_point()
+
+
+def test_quantizers_of_another_kind_train_again_after_inference() -> None:
+    layer, x = QBaseLinear(40, 12, wbit=8), torch.randn(30, 40)
+    layer.aq = LSQQuantizeDequantize((), bitwidth=8, symmetric=False)
+    calibrated(layer, x)
+    layer.inference()
+    assert layer.aq.is_frozen
+    layer.inference()
+    layer.inference(False)
+    assert layer.aq.is_overwrite_allowed
+    layer(x).sum().backward()
+    assert float(layer.aq.step.grad.abs()) > 0
+    layer.aq.freeze()
+    layer.inference().inference(False)
+    assert layer.aq.is_frozen
+    assert "_frozen_for_inference" not in layer.get_original_module().__dict__
+
+
+def test_a_refused_neighbour_is_forgotten() -> None:
+    layer, x = QBaseLinear(4, 2, wbit=8), torch.randn(3, 4)
+    known = QBase(8)
+    known.set_range(-1.0, 1.0)
+    expected = layer.inference(input_quantizer=known)(x)
+    with pytest.raises(NotCalibratedError):
+        layer.inference(input_quantizer=QBase(8))
+    assert torch.equal(layer.inference()(x), expected)

@@ -117,3 +117,17 @@ def test_it_takes_its_place_in_a_model(config) -> None:
             model(ids, use_cache=False)
         found = model(ids, use_cache=False).last_hidden_state
     assert float((found - expected).norm() / expected.norm()) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_both_paths(config, dtype: torch.dtype) -> None:
+    module = QLlamaAttention(config, wbit=8, abit=8).eval().to(dtype)
+    x = torch.randn(2, 7, 32).to(dtype)
+    angles = tuple(each.to(dtype) for each in positions(config, x))
+    with torch.no_grad(), compute_encodings(module):
+        module(x, angles)
+    with torch.no_grad():
+        real = module(x, angles)[0]
+        codes = module.inference()(x, angles)[0]
+    assert real.dtype == dtype
+    assert float((dequantize(codes, module.output_grid) - real).norm() / real.norm()) < 0.05

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantsim.dualpath.conversion import to_integer
+from quantsim.quantization import affine
 from quantsim.sim import QuantizationSimModel
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
@@ -56,3 +57,28 @@ def test_zero_points_are_in_the_bias() -> None:
         float(grid.scale) * linear.param_quantizers["weight"].get_scale().detach().double().numpy().reshape(-1)
     )
     assert np.abs(unbiased - steps).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: torch.nn.functional.avg_pool2d(x, 2),
+        lambda x: torch.nn.functional.max_pool2d(x, 2),
+        lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2),
+    ],
+)
+def test_pools_of_images_without_a_batch_stay_float(pool: Callable[[Tensor], Tensor]) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = (affine.QuantizeDequantize((), bitwidth=8, symmetric=False) for _ in range(2))
+            self.before.set_range(-3.0, 3.0)
+            self.after.set_range(-4.0, 4.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(pool(self.before(x)))
+
+    x, model = torch.randn(2, 4, 8), Pooled().eval()
+    integer = to_integer(model, x)
+    assert "no batch dimension" in str(integer.coverage)
+    assert torch.equal(integer(x), model(x))

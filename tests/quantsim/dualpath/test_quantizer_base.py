@@ -248,3 +248,23 @@ def test_compiles_in_one_graph() -> None:
     x = torch.randn(32)
     compiled = torch.compile(quantizer, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), quantizer(x))
+
+
+def test_a_zero_point_of_ones_own_counts_on_symmetric_grids() -> None:
+    class Shifted(QBase):
+        def q(self, x: torch.Tensor) -> torch.Tensor:
+            return self.on_grid(x, torch.tensor(0.5), torch.tensor(5.0))
+
+    quantizer = Shifted(8, unsigned=False)
+    quantizer.set_qparams(0.5)
+    assert quantizer(torch.tensor([1.0, 100.0])).tolist() == [1.0, (127 - 5) * 0.5]
+    assert quantizer.inference()(torch.tensor([1.0, 100.0])).tolist() == [7, 127]
+
+
+@pytest.mark.parametrize("nbit", [25, 32])
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_wide_grids_neither_wrap_nor_fail(nbit: int, unsigned: bool) -> None:
+    quantizer = QBase(nbit, unsigned=unsigned)
+    quantizer.set_qparams(2.0**-20)
+    codes = quantizer.inference()(torch.tensor([3.0, 1e30, -1e30]))
+    assert codes.tolist() == [3 * 2**20, quantizer.qmax, quantizer.qmin]

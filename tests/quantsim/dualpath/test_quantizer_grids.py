@@ -59,3 +59,16 @@ def test_a_clipped_grid_lies_on_the_whole_one() -> None:
     assert is_on_grid(clipped, grid)
     assert not is_on_grid(grid, clipped)
     assert not same_grid(grid, clipped)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_half_precision_numbers_get_the_codes_of_their_float32_values(dtype: torch.dtype, symmetric: bool) -> None:
+    quantizer = affine.QuantizeDequantize((), bitwidth=16, symmetric=symmetric)
+    quantizer.set_range(-3.0, 3.1)
+    grid = grid_of(quantizer, ())
+    x = torch.linspace(-3.5, 3.5, 4001).to(dtype)
+    assert isinstance(grid.scale, float)
+    codes = to_codes(x, grid.scale, grid.zero_point, grid.low, grid.high, torch.int32)
+    assert np.array_equal(codes.numpy(), codes_on_grid(quantizer(x.float()), grid))
+    assert codes_on_grid(quantizer(x.float()).to(dtype), grid).dtype == np.int64

@@ -85,3 +85,13 @@ def test_sums_keep_32_bits() -> None:
     total = AccumulatorBias([5, -5], axis=1)(x)
     assert total.dtype == torch.int32
     assert total.flatten().tolist() == [2**31 - 5, 2**31 - 15]
+
+
+def test_a_bias_beyond_64_bits_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"MulShift.bias"):
+        MulShift(1e-6, bias=1e9)
+
+
+def test_factors_of_models_in_bfloat16() -> None:
+    rescaler = MulShift(0.25).to(torch.bfloat16)
+    assert rescaler.inference()(torch.tensor([10, -6])).tolist() == [3, -2]

@@ -52,3 +52,13 @@ def test_a_range_of_one_value_has_a_scale() -> None:
     quantizer.set_range(0.0, 0.0)
     assert float(quantizer.scale) > 0
     assert quantizer(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("scale", [float("inf"), torch.ones(3)])
+def test_a_refused_scale_leaves_the_grid_symmetric(scale) -> None:
+    quantizer = QBase(8, unsigned=False)
+    quantizer.set_range(-1.0, 1.0)
+    with pytest.raises(ConfigurationError):
+        quantizer.set_qparams(scale, 3.0)
+    assert quantizer.symmetric
+    assert quantizer.has_zero_offset

@@ -91,3 +91,17 @@ def test_a_relu_behind_an_output_quantizer_with_a_zero_point_is_refused() -> Non
 def test_models_without_two_paths_are_pointed_to_the_integer_graph() -> None:
     with pytest.raises(ConfigurationError, match="to_integer"):
         inference(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_codes_are_not_clipped_at_real_bounds() -> None:
+    model, x = (
+        nn.Sequential(QBaseLinear(4, 8, wbit=8, abit=8), nn.ReLU6(), QBaseLinear(8, 2, wbit=8, abit=8)),
+        torch.randn(16, 4),
+    )
+    model[0].yq = model[2].aq
+    with compute_encodings(model):
+        model(x)
+    with pytest.raises(ConfigurationError, match="ReLU6"):
+        inference(model)
+    assert model[0].train_flag
+    assert model(x).is_floating_point()

@@ -85,3 +85,15 @@ def test_wrong_windows_are_named() -> None:
         module(torch.randn(6, 5, 24))
     with pytest.raises(ShapeError, match="multiple of the windows"):
         module(x, mask[[0, 0, 0, 0]])
+
+
+def test_boolean_masks_say_what_takes_part_on_both_paths() -> None:
+    module, x = QWindowAttention(8, num_heads=2, window_size=2, wbit=8, abit=8).eval(), torch.randn(6, 4, 8)
+    keep = (torch.rand(3, 4, 4) < 0.5) | torch.eye(4, dtype=torch.bool)
+    with torch.no_grad(), compute_encodings(module):
+        module(x, keep)
+    with torch.no_grad():
+        real = module(x, keep)
+        torch.testing.assert_close(real, module(x, torch.where(keep, 0.0, -1e4)))
+        codes = module.inference()(x, keep)
+    assert float((dequantize(codes, module.output_grid) - real).norm() / real.norm()) < 0.05
