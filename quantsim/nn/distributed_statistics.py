@@ -11,6 +11,7 @@ from quantsim.errors import RankError
 
 if TYPE_CHECKING:
     from quantsim.nn.observation import QuantizerPlace
+    from quantsim.quantization.base import QuantizerBase
     from quantsim.quantization.ranks import Ranks
 
 __all__ = ["JointCalibration", "calibrate_together"]
@@ -25,6 +26,8 @@ class _Statement:
     failure: str | None = None
     places: tuple[str, ...] = ()
     samples: tuple[int, ...] = ()
+    own_observers: tuple[str, ...] = ()
+    """Quantizers that saw data, of which their analyzer knows nothing: observers of their own do, each for itself."""
 
 
 class JointCalibration:
@@ -48,7 +51,7 @@ class JointCalibration:
             places: The quantizers; the same ones, in the same order, on all ranks.
 
         Raises:
-            RankError: A rank failed, or has other quantizers.
+            RankError: A rank failed, or has other quantizers, or quantizers with observers of their own.
         """
         if self.ranks is None:
             return
@@ -56,6 +59,7 @@ class JointCalibration:
         own = _Statement(
             places=tuple(place.location for place in outermost),
             samples=tuple(place.quantizer.samples_seen for place in outermost),
+            own_observers=tuple(place.location for place in outermost if _has_own_observer(place.quantizer)),
         )
         statements = self._exchange(own)
         _check(own, statements)
@@ -77,6 +81,11 @@ class JointCalibration:
         return self.ranks.everyone(own)
 
 
+def _has_own_observer(quantizer: QuantizerBase) -> bool:
+    analyzer = quantizer.encoding_analyzer
+    return quantizer.samples_seen > 0 and analyzer is not None and not analyzer.has_stats
+
+
 def _check(own: _Statement, statements: Sequence[_Statement]) -> None:
     failed = {rank: each.failure for rank, each in enumerate(statements) if each.failure is not None}
     if failed:
@@ -95,6 +104,15 @@ def _check(own: _Statement, statements: Sequence[_Statement]) -> None:
                 expected="the same simulation on all ranks",
                 fix="pass process_group=None, or the group of ranks that have the same part of the model",
             )
+    observers = sorted({location for each in statements for location in each.own_observers})
+    if observers:
+        raise RankError(
+            "what an observer of one's own has seen cannot be united over the ranks",
+            where="compute_encodings",
+            got=f"{len(observers)} quantizers with such an observer: {', '.join(observers[:_SHOWN])}",
+            expected="encoding analyzers, which can",
+            fix="pass process_group=None and the same data on all ranks, or assign an encoding analyzer as observer",
+        )
 
 
 @contextmanager

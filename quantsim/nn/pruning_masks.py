@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from quantsim.errors import ConfigurationError
+from quantsim.quantization.sharded_tensors import local_parts, whole
 
 __all__ = [
     "MASK_SUFFIX",
@@ -80,7 +81,7 @@ def set_pruning_mask(module: nn.Module, mask: Tensor, name: str = "weight") -> N
             got=f"shape {tuple(mask.shape)}",
             expected=f"shape {tuple(parameter.shape)}",
         )
-    kept = mask.detach().to(device=parameter.device, dtype=torch.bool).clone()
+    kept = whole(mask.detach()).to(device=parameter.device, dtype=torch.bool).clone()
     buffer = f"{name}{MASK_SUFFIX}"
     if buffer in module._buffers:
         module._buffers[buffer] = kept
@@ -137,4 +138,5 @@ def _zero(module: nn.Module, name: str) -> None:
         parameter.mul_(mask)
     else:
         # Past the version counter: a module that runs twice before one backward saved these very values.
-        parameter.data.masked_fill_(~mask, 0.0)
+        values, kept = local_parts(parameter.data, mask)
+        values.masked_fill_(~kept, 0.0)

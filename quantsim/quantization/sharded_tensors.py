@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["is_sharded", "return_to_shards", "whole", "write"]
+__all__ = ["is_sharded", "local_parts", "return_to_shards", "whole", "write"]
 
 
 def is_sharded(tensor: object) -> bool:
@@ -50,16 +50,38 @@ def write(target: Tensor, values: Tensor) -> None:
         >>> target
         tensor([1., 1.])
     """
-    if not is_sharded(target):
+    if is_sharded(target):
+        target.copy_(_sharded_like(values, target))
+    else:
         target.copy_(values)
-        return
+
+
+@torch.no_grad()
+def local_parts(tensor: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The memory of a tensor on this rank, and what of ``values``, all of them and the same on every rank, lies there.
+
+    Args:
+        tensor: Plain or sharded.
+        values: Plain, of the tensor's shape.
+
+    Example:
+        >>> local_parts(torch.zeros(2), torch.tensor([True, False]))
+        (tensor([0., 0.]), tensor([ True, False]))
+    """
+    if not is_sharded(tensor):
+        return tensor, values
+    sharded: Any = tensor
+    return sharded.to_local(), _sharded_like(values, tensor).to_local()
+
+
+def _sharded_like(values: Tensor, target: Tensor) -> Any:
     from torch.distributed.tensor import DTensor, Replicate
 
     sharded: Any = target
     mesh = sharded.device_mesh
     local = values.to(sharded.to_local().device)
     everywhere = DTensor.from_local(local, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    target.copy_(everywhere.redistribute(mesh, sharded.placements))
+    return everywhere.redistribute(mesh, sharded.placements)
 
 
 def return_to_shards(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quantsim.errors import ConfigurationError
 from quantsim.nn.pruning_masks import pruning_mask, set_pruning_mask
+from quantsim.quantization.sharded_tensors import whole
 
 __all__ = ["GradualPruning", "n_of_m_mask", "prunable_modules", "prune_n_of_m", "sparsity"]
 
@@ -37,7 +38,8 @@ def prunable_modules(model: nn.Module, select: Selection | None = None) -> Itera
 
 def sparsity(model: nn.Module, select: Selection | None = None) -> float:
     """Share of the weights of `prunable_modules` that are exactly 0."""
-    weights = [module._parameters["weight"] for _, module in prunable_modules(model, select)]
+    found = (module._parameters["weight"] for _, module in prunable_modules(model, select))
+    weights = [None if weight is None else whole(weight.detach()) for weight in found]
     total = sum(weight.numel() for weight in weights if weight is not None)
     zeros = sum(int((weight == 0).sum()) for weight in weights if weight is not None)
     return zeros / total if total else 0.0
@@ -179,19 +181,40 @@ class GradualPruning:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Counts one step of training; at every ``every``-th one, and at the last one, the masks change."""
-        self.done += 1
-        if self.done > self.steps or (self.done % self.every and self.done != self.steps):
+        """Counts one step of training; at every ``every``-th one, and at the last one, the masks change.
+
+        Raises:
+            ConfigurationError: If a layer has no gradient to choose by; nothing has changed then.
+        """
+        done = self.done + 1
+        if done > self.steps or (done % self.every and done != self.steps):
+            self.done = done
             return
-        self._prune_to(self.target(self.done))
-        share = self.regrowth * 0.5 * (1.0 + math.cos(math.pi * self.done / self.steps))
-        for path, module in self.modules.items():
-            self._exchange(path, module, share)
+        share = self.regrowth * 0.5 * (1.0 + math.cos(math.pi * done / self.steps)) if done < self.steps else 0.0
+        if share > 0.0:
+            for path, module in self.modules.items():
+                self._require_gradient(path, module)
+        self._prune_to(self.target(done))
+        for module in self.modules.values():
+            self._exchange(module, share)
+        self.done = done
+
+    def _require_gradient(self, path: str, module: nn.Module) -> None:
+        weight = module._parameters["weight"]
+        assert weight is not None
+        if weight.grad is None:
+            raise ConfigurationError(
+                "there is no gradient to choose the weights by that grow again",
+                where=f"GradualPruning.step ({path})",
+                got="weight.grad is None",
+                expected="a gradient",
+                fix="call step() after backward() and before zero_grad(); or regrowth=0",
+            )
 
     def _weight(self, module: nn.Module) -> Tensor:
         weight = module._parameters["weight"]
         assert weight is not None
-        return weight.detach()
+        return whole(weight.detach())
 
     def _mask(self, module: nn.Module) -> Tensor:
         mask = pruning_mask(module)
@@ -212,24 +235,16 @@ class GradualPruning:
         for module, part in zip(self.modules.values(), kept.split(sizes), strict=True):
             set_pruning_mask(module, part.reshape(self._weight(module).shape))
 
-    def _exchange(self, path: str, module: nn.Module, share: float) -> None:
+    def _exchange(self, module: nn.Module, share: float) -> None:
         mask = self._mask(module).flatten()
-        weight, gradient = module._parameters["weight"], None
-        assert weight is not None
-        gradient = weight.grad
+        weight = self._weight(module)
+        parameter = module._parameters["weight"]
+        gradient = None if parameter is None else parameter.grad
         count = min(int(share * int(mask.sum())), int((~mask).sum()))
-        if count == 0:
+        if count == 0 or gradient is None:  # which step() has asked for
             return
-        if gradient is None:
-            raise ConfigurationError(
-                "there is no gradient to choose the weights by that grow again",
-                where=f"GradualPruning.step ({path})",
-                got="weight.grad is None",
-                expected="a gradient",
-                fix="call step() after backward() and before zero_grad(); or regrowth=0",
-            )
-        magnitude = torch.where(mask, weight.detach().abs().float().flatten(), math.inf)
-        growth = torch.where(mask, -math.inf, gradient.detach().abs().float().flatten())
+        magnitude = torch.where(mask, weight.abs().float().flatten(), math.inf)
+        growth = torch.where(mask, -math.inf, whole(gradient.detach()).abs().float().flatten())
         changed = mask.clone()
         changed[magnitude.argsort(stable=True)[:count]] = False
         changed[growth.argsort(descending=True, stable=True)[:count]] = True

@@ -71,7 +71,7 @@ def learn_rounding(
     errors: dict[str, tuple[float, float]] = {}
     with evaluation_mode(model):
         for path, module, quantizer in _in_order(model, inputs[0], layers):
-            calls = _calls(model, module, inputs)
+            calls = _calls(model, path, module, inputs)
             before, after = _learn(module, quantizer, calls, iterations, batch_size, learning_rate, decision, seed)
             errors[path] = (before, after)
             if on_layer is not None:
@@ -94,16 +94,36 @@ def _in_order(model: nn.Module, inputs: ModelInputs, layers: list[_Layer]) -> li
     return sorted((layer for layer in layers if layer[1] in order), key=lambda layer: order.index(layer[1]))
 
 
-def _calls(model: nn.Module, module: nn.Module, inputs: list[ModelInputs]) -> Tensor:
+def _calls(model: nn.Module, path: str, module: nn.Module, inputs: list[ModelInputs]) -> Tensor:
+    """What the layer sees, all samples in one tensor."""
     seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+
+    def note(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append((args[0] if args else named["input"]).detach())
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():
             for each in inputs:
                 each.call(model)
     finally:
         handle.remove()
+    if isinstance(module, nn.Linear):  # batches of texts have several lengths; a linear layer sees rows
+        seen = [x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0) for x in seen] if _differ(seen) else seen
+    shapes = {tuple(x.shape[1:]) for x in seen}
+    if len(shapes) > 1 or not any(len(x) for x in seen):
+        raise ConfigurationError(
+            "what the layer sees cannot be put together",
+            where=f"learn_rounding ({path})",
+            got=f"samples of shapes {sorted(shapes)}" if len(shapes) > 1 else "empty batches only",
+            expected="samples of one shape, one at least",
+            fix="crop or pad the batches to one size",
+        )
     return torch.cat(seen)
+
+
+def _differ(seen: list[Tensor]) -> bool:
+    return len({x.shape[1:] for x in seen}) > 1 or any(x.dim() < 2 for x in seen)
 
 
 def _learn(
@@ -125,22 +145,13 @@ def _learn(
                 target = module(x)
             before = float((module(x) - target).square().mean())
             quantizer.begin_rounding(module.weight)
-        alpha = quantizer.alpha
-        assert alpha is not None
-        optimizer = torch.optim.Adam([alpha], lr=learning_rate)
-        quantizer.train()
-        for iteration in range(iterations):
-            rows = torch.randint(len(x), (min(batch_size, len(x)),), generator=generator).to(x.device)
-            with torch.enable_grad():
-                difference = module(x[rows]) - target[rows]
-                loss = difference.square().sum(1 if difference.dim() > 1 else 0).mean()
-                progress = (iteration / iterations - _FREE) / (1.0 - _FREE)
-                if progress > 0:
-                    loss = loss + decision * quantizer.rounding_loss(20.0 - 18.0 * progress)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-            optimizer.step()
-        quantizer.eval()
+        try:
+            _descend(module, quantizer, x, target, iterations, batch_size, learning_rate, decision, generator)
+        except BaseException:
+            quantizer.end_rounding()
+            raise
+        finally:
+            quantizer.eval()
         quantizer.freeze()
         with torch.no_grad():
             after = float((module(x) - target).square().mean())
@@ -149,6 +160,35 @@ def _learn(
                 quantizer.freeze()
                 after = float((module(x) - target).square().mean())
     return before, after
+
+
+def _descend(
+    module: Any,
+    quantizer: AdaRoundQuantizeDequantize,
+    x: Tensor,
+    target: Tensor,
+    iterations: int,
+    batch_size: int,
+    learning_rate: float,
+    decision: float,
+    generator: torch.Generator,
+) -> None:
+    """Learns the rounding of one layer, whose outputs are to be ``target``."""
+    alpha = quantizer.alpha
+    assert alpha is not None
+    optimizer = torch.optim.Adam([alpha], lr=learning_rate)
+    quantizer.train()
+    for iteration in range(iterations):
+        rows = torch.randint(len(x), (min(batch_size, len(x)),), generator=generator).to(x.device)
+        with torch.enable_grad():
+            difference = module(x[rows]) - target[rows]
+            loss = difference.square().sum(1 if difference.dim() > 1 else 0).mean()
+            progress = (iteration / iterations - _FREE) / (1.0 - _FREE)
+            if progress > 0:
+                loss = loss + decision * quantizer.rounding_loss(20.0 - 18.0 * progress)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        optimizer.step()
 
 
 @contextmanager

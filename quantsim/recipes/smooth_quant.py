@@ -44,6 +44,11 @@ class _Group:
     linears: dict[str, nn.Linear] = field(default_factory=dict)
     largest: Tensor | None = None
 
+    def parameters(self) -> list[Tensor]:
+        """All that smoothing changes."""
+        values = (*self.norm._parameters.values(), *(linear.weight for linear in self.linears.values()))
+        return [each for each in values if each is not None]
+
 
 @torch.no_grad()
 def smooth_quant(
@@ -92,17 +97,23 @@ def smooth_quant(
         found = _observe(model, inputs, groups)
         expected = _outputs(model, inputs[0])
         left: dict[str, str] = {}
-        done = {path: _fold(group, strength) for path, group in found.items()}
-        if not _agree(expected, _outputs(model, inputs[0])):
-            for path, group in found.items():
-                _scale(group, 1.0 / done[path])
-            for path, group in found.items():  # one by one, to see which
-                _scale(group, done[path])
-                if not _agree(expected, _outputs(model, inputs[0])):
-                    _scale(group, 1.0 / done[path])
-                    left[path] = (
-                        "the outputs change: something else reads its output, or it does not multiply by weight"
-                    )
+        original = [(values, values.clone()) for group in found.values() for values in group.parameters()]
+        try:
+            for group in found.values():
+                _fold(group, strength)
+            if not _agree(expected, _outputs(model, inputs[0])):
+                _put_back(original)
+                for path, group in found.items():  # one by one, to see which
+                    before = [(values, values.clone()) for values in group.parameters()]
+                    _fold(group, strength)
+                    if not _agree(expected, _outputs(model, inputs[0])):
+                        _put_back(before)
+                        left[path] = (
+                            "the outputs change: something else reads its output, or it does not multiply by weight"
+                        )
+        except BaseException:
+            _put_back(original)
+            raise
     smoothed = {path: tuple(group.linears) for path, group in found.items() if path not in left}
     return SmoothQuantReport(smoothed, left)
 
@@ -123,7 +134,7 @@ def _observe(
 ) -> dict[str, _Group]:
     """Runs the model, and notes which linear layers read which norm, and the largest magnitude of each channel."""
     norms = {module: path for path, module in model.named_modules() if _is_norm(module)}
-    wanted = None if groups is None else {model.get_submodule(path) for paths in groups.values() for path in paths}
+    wanted = None if groups is None else _named_linears(model, groups)
     given = {linear: norm for norm, linears in (groups or {}).items() for linear in linears}
     found: dict[str, _Group] = {}
     produced: dict[int, tuple[Tensor, str]] = {}
@@ -143,7 +154,10 @@ def _observe(
             return
         group = found.setdefault(norm, _Group(model.get_submodule(norm)))
         group.linears[path] = linear
-        largest = args[0].detach().abs().flatten(0, -2).amax(0).float()
+        rows = args[0].detach().reshape(-1, args[0].shape[-1])
+        if len(rows) == 0:
+            return
+        largest = rows.abs().amax(0).float()
         group.largest = largest if group.largest is None else torch.maximum(group.largest, largest)
 
     handles = [norm.register_forward_hook(after_norm) for norm in norms]
@@ -160,6 +174,28 @@ def _observe(
     return {path: group for path, group in found.items() if _fits(group)}
 
 
+def _named_linears(model: nn.Module, groups: Mapping[str, Sequence[str]]) -> set[nn.Module]:
+    """The linear layers that a caller named, if they and their norms can be smoothed."""
+    modules = dict(model.named_modules())
+    for norm, linears in groups.items():
+        width = getattr(modules.get(norm), "weight", None)
+        if not isinstance(width, Tensor) or width.dim() != 1:
+            raise ConfigurationError(
+                where=f"smooth_quant(groups[{norm!r}])",
+                got=type(modules[norm]).__name__ if norm in modules else "no such module",
+                expected="the path of a norm with one weight for each channel",
+            )
+        for path in linears:
+            linear = modules.get(path)
+            if not isinstance(linear, nn.Linear) or linear.in_features != len(width):
+                raise ConfigurationError(
+                    where=f"smooth_quant(groups[{norm!r}])",
+                    got=f"{path!r}: {type(linear).__name__ if path in modules else 'no such module'}",
+                    expected=f"paths of linear layers with {len(width)} inputs",
+                )
+    return {modules[path] for paths in groups.values() for path in paths}
+
+
 def _is_norm(module: nn.Module) -> bool:
     weight = module._parameters.get("weight")
     name = type(module).__name__
@@ -171,16 +207,17 @@ def _fits(group: _Group) -> bool:
     return width is not None and all(linear.in_features == len(width) for linear in group.linears.values())
 
 
-def _fold(group: _Group, strength: float) -> Tensor:
+def _put_back(saved: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for values, before in saved:
+        values.copy_(before)
+
+
+def _fold(group: _Group, strength: float) -> None:
     assert group.largest is not None
     weights = torch.stack([linear.weight.detach().abs().amax(0).float() for linear in group.linears.values()]).amax(0)
     activations = group.largest.clamp_min(_SMALLEST)
     scale = activations.pow(strength) / weights.clamp_min(_SMALLEST).pow(1.0 - strength)
-    _scale(group, scale.clamp_min(_SMALLEST))
-    return scale.clamp_min(_SMALLEST)
-
-
-def _scale(group: _Group, scale: Tensor) -> None:
+    scale = scale.clamp_min(_SMALLEST)
     for name in ("weight", "bias"):
         values = group.norm._parameters.get(name)
         if values is not None:

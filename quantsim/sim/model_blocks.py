@@ -64,9 +64,9 @@ def find_blocks(model: nn.Module, choice: BlockChoice = None) -> dict[str, nn.Mo
         )
     order = {path: position for position, path in enumerate(modules)}
     found = dict(sorted(found.items(), key=lambda item: order[item[0]]))
-    outer = ""
+    outer: str | None = None
     for path in found:
-        if outer and path.startswith(f"{outer}."):
+        if outer is not None and path.startswith(f"{outer}." if outer else ""):
             raise ConfigurationError(
                 "a block lies inside of another",
                 where="blocks",

@@ -78,9 +78,18 @@ class AdaRoundQuantizeDequantize(QuantizeDequantize):
 
         Raises:
             NotCalibratedError: If there is no range.
+            ConfigurationError: If the grid is shifted by half a step.
         """
         if not self.is_initialized():
             self._without_range(weight)
+        if self.zero_point_shift:
+            raise ConfigurationError(
+                "there is no learned rounding on a grid without a zero",
+                where=f"{type(self).__name__}.begin_rounding",
+                got=f"zero_point_shift={self.zero_point_shift}",
+                expected="0.0",
+                fix="use affine.QuantizeDequantize, or a grid with a zero",
+            )
         with torch.no_grad():
             position, _ = self._position(weight)
             fraction = position - position.floor()

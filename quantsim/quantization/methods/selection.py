@@ -85,7 +85,9 @@ def with_method(quantizer: AffineQuantizerBase, method: Method | str | type[Quan
     kind = method if isinstance(method, type) else METHODS[parse_method(method)]
     analyzer = quantizer.encoding_analyzer
     if analyzer is not None and type(analyzer) not in (MinMaxEncodingAnalyzer, SAWBEncodingAnalyzer):
-        arguments["encoding_analyzer"] = copy.deepcopy(analyzer)
+        arguments.setdefault("encoding_analyzer", copy.deepcopy(analyzer))
+    if quantizer.zero_point_shift:
+        arguments.setdefault("zero_point_shift", quantizer.zero_point_shift)
     made: Any = kind(
         quantizer.shape,
         qmin=quantizer.qmin,
@@ -99,6 +101,8 @@ def with_method(quantizer: AffineQuantizerBase, method: Method | str | type[Quan
         made.set_encodings(encoding)
     device = next(iter(quantizer.parameters())).device
     made.allow_overwrite(quantizer.is_overwrite_allowed)
+    if quantizer.is_frozen:
+        made.freeze()
     return made.to(device).train(quantizer.training)
 
 

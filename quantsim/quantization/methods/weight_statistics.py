@@ -193,7 +193,9 @@ class SAWBQuantizeDequantize(QuantizeDequantize):
 
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
-        """Sets the range to that of ``x``, without waiting for a device."""
+        """Sets the range to that of ``x``, if that has elements, without waiting for a device."""
+        if x.numel() == 0:
+            return
         groups = flatten_groups(x.detach(), self.shape, self.block_size).abs().to(torch.float32)
         steps = self._qmax - self._qmin
         alpha = sawb_clip(groups.mean(1), groups.square().mean(1).sqrt(), groups.amax(1), steps).reshape(self.shape)

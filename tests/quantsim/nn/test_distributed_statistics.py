@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantsim.dualpath import QBase
 from quantsim.errors import NonFiniteError, RankError
 from quantsim.nn.distributed_statistics import calibrate_together
 from quantsim.nn.observation import CalibrationReport, QuantizerPlace, observe
@@ -103,3 +104,17 @@ def test_what_the_other_rank_says(failure: str | None) -> None:
         here.quantizer(torch.tensor([2.0]))
     assert not here.quantizer.is_initialized()
     assert not here.quantizer.is_observing
+
+
+def test_observers_of_ones_own_are_not_united_in_silence() -> None:
+    quantizer = QBase(8)
+    quantizer.set_qparams(0.5)
+    quantizer.observer = lambda x: (x.max() / 255, torch.zeros(()))
+    with (
+        pytest.raises(RankError, match=r"observer.*process_group=None"),
+        calibrate_together(Told()) as joint,
+        observe([QuantizerPlace("own", "0", quantizer)], CalibrationReport(), joint),
+    ):
+        quantizer(torch.tensor([2.0]))
+    assert float(quantizer.scale) == 0.5
+    assert not quantizer.is_observing

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from quantsim.quantization.sharded_tensors import is_sharded, return_to_shards, whole, write
+from quantsim.nn.pruning_masks import set_pruning_mask
+from quantsim.quantization.sharded_tensors import is_sharded, local_parts, return_to_shards, whole, write
 
 # Over two ranks: tests/integration/test_distributed.py.
 
@@ -49,3 +50,26 @@ def test_fsdp_keeps_no_whole_parameters(sharded: Any) -> None:
     return_to_shards(model)
     assert is_sharded(model.weight)
     return_to_shards(model)
+
+
+def test_parts_lie_beside_each_other(sharded: Any) -> None:
+    kept = torch.tensor([True, False, True, False])
+    values, part = local_parts(sharded, kept)
+    values.masked_fill_(~part, 7.0)
+    assert whole(sharded).tolist() == [0.0, 7.0, 2.0, 7.0]
+
+
+def test_masks_hold_on_sharded_parameters(sharded: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    model: Any = nn.Linear(8, 4)
+    set_pruning_mask(model, torch.arange(32).reshape(4, 8) % 2 == 0)
+    fully_shard(model)
+    with torch.no_grad():
+        model.weight.to_local().fill_(3.0)
+    saved = model.state_dict()["weight"]
+    assert is_sharded(saved)
+    assert whole(saved).sum().item() == 16 * 3.0
+    set_pruning_mask(model, model.weight.detach() > 5.0)
+    assert not is_sharded(model.weight_pruning_mask)
+    assert whole(model.state_dict()["weight"]).abs().sum().item() == 0.0

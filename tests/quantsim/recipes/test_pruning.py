@@ -106,3 +106,15 @@ def test_misuse() -> None:
     pruning = GradualPruning(nn.Linear(40, 4), 0.5, steps=2, every=1, initial=0.4)
     with pytest.raises(ConfigurationError, match="zero_grad"):
         pruning.step()
+
+
+def test_a_step_without_gradients_changes_nothing() -> None:
+    model = nn.Linear(8, 8)
+    pruning = GradualPruning(model, 0.75, steps=10, every=1)
+    with pytest.raises(ConfigurationError, match="gradient"):
+        pruning.step()
+    assert (pruning.done, sparsity(model)) == (0, 0.0)
+    model(torch.randn(4, 8)).sum().backward()
+    pruning.step()
+    assert pruning.done == 1
+    assert sparsity(model) > 0

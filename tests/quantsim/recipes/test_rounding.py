@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from quantsim.errors import ConfigurationError
+from quantsim.nn import QuantizedLinear, compute_param_encodings
 from quantsim.quantization.methods import AdaRoundQuantizeDequantize
 from quantsim.recipes.rounding import bake_rounding, learn_rounding
 from quantsim.sim import QuantizationSimModel
@@ -69,3 +70,41 @@ def test_nothing_to_learn() -> None:
         learn_rounding(model, [x])
     with pytest.raises(ConfigurationError, match="0 batches"):
         learn_rounding(sim.model, [])
+
+
+def linear_model() -> tuple[nn.Module, AdaRoundQuantizeDequantize]:
+    layer, quantizer = QuantizedLinear(4, 4), AdaRoundQuantizeDequantize((), bitwidth=3, symmetric=True)
+    layer.param_quantizers["weight"] = quantizer
+    compute_param_encodings(layer)
+    return nn.Sequential(layer), quantizer
+
+
+def test_texts_of_several_lengths_are_rows_for_linear_layers() -> None:
+    model, quantizer = linear_model()
+    errors = learn_rounding(model, [torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(4)], iterations=5)
+    assert list(errors) == ["0"]
+    assert quantizer.is_frozen
+
+
+def test_batches_that_do_not_fit_together_are_refused_with_the_layer() -> None:
+    model, _ = linear_model()
+    with pytest.raises(ConfigurationError, match=r"learn_rounding \(0\)"):
+        learn_rounding(model, [torch.zeros(0, 4)], iterations=5)
+
+
+def test_an_interrupted_layer_rounds_to_nearest_as_before() -> None:
+    model, quantizer = linear_model()
+    x, calls = torch.randn(20, 4), []
+    expected = model(x).detach()
+
+    def stop(*_: object) -> None:
+        calls.append(0)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+
+    handle = model[0].register_forward_hook(stop)  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(KeyboardInterrupt):
+        learn_rounding(model, [x], iterations=50)
+    handle.remove()
+    assert quantizer.rounds_to_nearest
+    assert torch.equal(model(x).detach(), expected)

@@ -122,3 +122,39 @@ def test_misuse() -> None:
     quantizer.set_range(-1.0, 1.0)
     with pytest.raises(ConfigurationError, match="before calibration"):
         smooth_quant(nn.Sequential(block, quantizer), batches)
+
+
+def test_what_is_put_back_is_bit_for_bit_what_it_was() -> None:
+    block, batches = with_outliers(post_norm=True)
+    before = copy.deepcopy(block.state_dict())
+    report = smooth_quant(block, batches)
+    assert "norm" in report.left
+    for name in ("norm.weight", "norm.bias", "query.weight", "key.weight"):
+        assert torch.equal(block.state_dict()[name], before[name])
+
+
+def test_an_error_in_the_check_leaves_the_model_as_it_was() -> None:
+    block, batches = with_outliers()
+    before, calls = copy.deepcopy(block.state_dict()), []
+
+    def fail(*_: object) -> None:
+        calls.append(0)
+        if len(calls) == len(batches) + 2:
+            raise RuntimeError("out of memory")
+
+    block.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        smooth_quant(block, batches)
+    assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+
+
+@pytest.mark.parametrize("groups", [{"norm": ["quary"]}, {"nurm": ["query"]}, {"norm": ["rms"]}, {"query": ["key"]}])
+def test_groups_that_name_nothing_are_refused(groups: dict[str, list[str]]) -> None:
+    block, batches = with_outliers()
+    with pytest.raises(ConfigurationError, match=r"smooth_quant\(groups"):
+        smooth_quant(block, batches, groups=groups)
+
+
+def test_samples_without_a_batch_and_empty_batches() -> None:
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4))
+    assert smooth_quant(model, [torch.randn(8), torch.zeros(0, 8)]).smoothed == {"0": ("1",)}

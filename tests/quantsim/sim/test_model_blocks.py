@@ -58,3 +58,8 @@ def test_blocks_of_a_simulation() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
     sim = QuantizationSimModel(model.eval(), torch.zeros(2, 1, 8))
     assert list(find_blocks(sim.model)) == ["layers.0", "layers.1", "layers.2"]
+
+
+def test_nothing_lies_beside_the_model_itself() -> None:
+    with pytest.raises(ConfigurationError, match="inside of another"):
+        find_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), ["", "1"])

@@ -151,3 +151,11 @@ def test_misuse() -> None:
         quantizer.rounding_loss(2.0)
     with pytest.raises(ShapeError, match=r"\(6, 40\)"):
         made()(WEIGHT[:, :3])
+
+
+def test_a_grid_without_a_zero_is_refused() -> None:
+    quantizer = AdaRoundQuantizeDequantize((), bitwidth=4, symmetric=True, zero_point_shift=0.5)
+    quantizer.set_range(-1.0, 1.0)
+    with pytest.raises(ConfigurationError, match="zero_point_shift"):
+        quantizer.begin_rounding(WEIGHT)
+    assert quantizer.alpha is None

@@ -7,7 +7,7 @@ import torch
 
 from quantsim.errors import ConfigurationError
 from quantsim.quantization import affine
-from quantsim.quantization.analyzers import MseEncodingAnalyzer
+from quantsim.quantization.analyzers import MinMaxEncodingAnalyzer, MseEncodingAnalyzer
 from quantsim.quantization.methods import METHODS, Method, with_method
 from quantsim.sim.config import IntegerSetting
 from quantsim.sim.quantizer_factory import parameter_quantizer
@@ -58,3 +58,20 @@ def test_configs_refuse_what_no_method_has() -> None:
         IntegerSetting.model_validate({"granularity": "token", "dynamic": True, "method": "lsq"})
     with pytest.raises(ValueError, match="sawb"):
         IntegerSetting.model_validate({"method": "sawb", "symmetric": False})
+
+
+def test_what_the_caller_says_and_what_was_frozen_stays() -> None:
+    quantizer = affine.QuantizeDequantize((), 8, True, MseEncodingAnalyzer(()))
+    quantizer.set_range(-1.0, 1.0)
+    made = with_method(quantizer, "range", encoding_analyzer=MinMaxEncodingAnalyzer(()))
+    assert type(made.encoding_analyzer) is MinMaxEncodingAnalyzer
+    assert not made.is_frozen
+    quantizer.freeze()
+    assert with_method(quantizer, "lsq").is_frozen
+
+
+def test_a_shifted_grid_stays_shifted_or_is_refused() -> None:
+    quantizer = affine.QuantizeDequantize((), 4, True, zero_point_shift=0.5)
+    assert with_method(quantizer, "range").zero_point_shift == 0.5
+    with pytest.raises(ConfigurationError, match="without a zero"):
+        with_method(quantizer, "lsq")

@@ -112,3 +112,12 @@ def test_zero_weights_and_asymmetric_grids() -> None:
         SAWBQuantizeDequantize(shape=(), bitwidth=4, symmetric=False)
     with pytest.raises(ConfigurationError, match="2 to 8"):
         SAWBQuantizeDequantize(shape=(), bitwidth=12, symmetric=True)
+
+
+def test_an_empty_tensor_moves_nothing() -> None:
+    quantizer = SAWBQuantizeDequantize(shape=(), bitwidth=4, symmetric=True)
+    with quantizer.compute_encodings():
+        quantizer(torch.linspace(-1, 1, 101))
+    before = float(quantizer.max.detach())
+    assert quantizer(torch.zeros(0, requires_grad=True)).shape == (0,)
+    assert float(quantizer.max.detach()) == before
