@@ -31,7 +31,7 @@ QUANTIZE_DEQUANTIZE = "affine_quantize_dequantize"
 DYNAMIC_QUANTIZE_DEQUANTIZE = "affine_dynamic_quantize_dequantize"
 
 # Triton first where it can run, then the fast torch kernels, then the reference, which runs everywhere.
-TRITON_PRIORITY, TORCH_PRIORITY, REFERENCE_PRIORITY, INTEGER_PRIORITY = 20, 10, 0, -10
+TRITON_PRIORITY, TORCH_PRIORITY, REFERENCE_PRIORITY, INTEGER_PRIORITY = 20, 10, 0, -1
 
 
 def affine_quantize(

@@ -32,7 +32,7 @@ __all__ = ["convolution", "linear", "matmul"]
 
 _INT32 = 2**31 - 1
 _MOST_BITS = 16
-_PRIORITY = -10
+_PRIORITY = -1
 
 
 @dataclass(frozen=True)
