@@ -77,4 +77,4 @@ def list_kernels(
 
 def _without_markup(text: str) -> str:
     """A docstring's line as people read it: without the marks of reStructuredText."""
-    return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
+    return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("`", "")
