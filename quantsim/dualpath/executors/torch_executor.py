@@ -58,11 +58,10 @@ class TorchExecutor(FunctionExecutor):
         return getattr(integer, op.value)
 
     def _constant(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(array)).to(self.device)
+        return _computable(torch.from_numpy(np.array(array)).to(self.device))
 
     def _operand(self, array: Tensor, op: IntegerOp) -> Tensor:
-        # torch computes next to nothing on uint16.
-        return array.to(torch.int32) if array.dtype is torch.uint16 else array
+        return _computable(array)
 
     def _stored(self, array: Array, value: Value) -> Tensor:
         tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
@@ -71,3 +70,8 @@ class TorchExecutor(FunctionExecutor):
     def _run(self, inputs: Any, batch: int, wanted: tuple[str, ...]) -> dict[str, Any]:
         with torch.inference_mode():
             return super()._run(inputs, batch, wanted)
+
+
+def _computable(tensor: Tensor) -> Tensor:
+    """``tensor`` in a type that torch computes on, which is next to nothing on uint16."""
+    return tensor.to(torch.int32) if tensor.dtype is torch.uint16 else tensor

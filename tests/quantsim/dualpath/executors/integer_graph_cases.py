@@ -217,6 +217,12 @@ def normalization(op: IntegerOp, dtype: str, *, offset: bool = True, length: int
     return one_node(op, [(shape, dtype)], (shape, "int8"), **attributes, **SIGNED)
 
 
+def table(dtype: str) -> IntegerGraph:
+    limits = np.iinfo(dtype)
+    entries = np.random.default_rng(1).integers(limits.min, limits.max + 1, 256).astype(dtype)
+    return one_node(IntegerOp.TABLE, [((BATCH, 300), "int8")], ((BATCH, 300), dtype), table=entries, first=-128)
+
+
 def pools() -> dict[str, IntegerGraph]:
     sizes: dict[str, Any] = {"kernel": (3, 2), "stride": (2, 1), "padding": ((1, 1), (0, 1))}
     shapes: tuple[Sequence[Dimension], Sequence[Dimension]] = (BATCH, 4, 7, 6), (BATCH, 4, 4, 6)
@@ -274,14 +280,8 @@ def structure(dtype: str) -> dict[str, IntegerGraph]:
         "roll batch": one_node(IntegerOp.ROLL, source, (shape, dtype), shifts=(5,), axes=(0,)),
         "roll": one_node(IntegerOp.ROLL, source, (shape, dtype), shifts=(-1, 2), axes=(1, 2)),
     }
-    if dtype == "bool":
-        graphs["pad"] = one_node(
-            IntegerOp.PAD, source, ((BATCH, 7, 6), dtype), widths=((0, 0), (1, 2), (0, 0)), value=1
-        )
-    else:
-        graphs["pad"] = one_node(
-            IntegerOp.PAD, source, ((BATCH, 7, 6), dtype), widths=((0, 0), (1, 2), (0, 0)), value=33
-        )
+    padding: dict[str, Any] = {"widths": ((0, 0), (1, 2), (0, 0)), "value": 1 if dtype == "bool" else 33}
+    graphs["pad"] = one_node(IntegerOp.PAD, source, ((BATCH, 7, 6), dtype), **padding)
     return {f"{name} {dtype}": graph for name, graph in graphs.items()}
 
 
@@ -353,14 +353,7 @@ def residual_block() -> IntegerGraph:
             ("sum",),
             "mean",
             constants={"multiplier": np.array(1_908_874_354), "shift": np.array(37)},
-            attributes={
-                "axes": (2, 3),
-                "keepdim": False,
-                "zero_point_in": 0,
-                "zero_point": 0,
-                "low": 0,
-                "high": 255,
-            },
+            attributes={"axes": (2, 3), "keepdim": False, "zero_point_in": 0, **UNSIGNED, "zero_point": 0},
         ),
         IntegerNode(
             "head",
@@ -456,13 +449,8 @@ def _cases() -> dict[str, Callable[[], IntegerGraph]]:
             zero_point_in=128,
             **SIGNED,
         ),
-        "table": lambda: one_node(
-            op.TABLE,
-            [((BATCH, 300), "int8")],
-            ((BATCH, 300), "int16"),
-            table=np.random.default_rng(1).integers(-32768, 32768, 256).astype(np.int16),
-            first=-128,
-        ),
+        "table": lambda: table("int16"),
+        "table uint16": lambda: table("uint16"),
         "clamp": lambda: one_node(op.CLAMP, [((BATCH, 9), "int8")], ((BATCH, 9), "int8"), low=-3, high=90),
         "clamp int16": lambda: one_node(op.CLAMP, [((BATCH, 9), "int16")], ((BATCH, 9), "uint8"), low=0, high=255),
         "clamp uint16": lambda: one_node(op.CLAMP, [((BATCH, 9), "uint16")], ((BATCH, 9), "uint16"), low=7, high=60000),
