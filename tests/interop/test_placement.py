@@ -13,6 +13,7 @@ from torch import nn
 from quantsim.nn import functional_modules
 from quantsim.sim import QuantizationSimModel
 from quantsim.sim.aimet_config import read_hardware_config
+from quantsim.sim.config import IntegerSetting
 from quantsim.sim.leaf import find_leaves
 from quantsim.sim.placement import Placement, place_quantizers
 
@@ -30,15 +31,12 @@ def placed(model: nn.Module, inputs: Any, hardware: dict[str, Any]) -> Placement
 def test_places_and_settings_are_the_oracles(name: str, kind: str) -> None:
     model, inputs = models(functional_modules)[kind]
     placement = placed(model, inputs, HARDWARE[name])
-    ours = {
-        f"{tensor.module}.{tensor.role.value}[{tensor.key}]": [
-            setting.bits,  # type: ignore[union-attr]
-            setting.symmetric,  # type: ignore[union-attr]
-            setting.granularity.value,  # type: ignore[union-attr]
-            None if setting.fixed_range is None else list(setting.fixed_range),  # type: ignore[union-attr]
-        ]
-        for tensor, setting in placement.items()
-    }
+    ours: dict[str, list[Any]] = {}
+    for tensor, setting in placement.items():
+        assert isinstance(setting, IntegerSetting)
+        fixed = None if setting.fixed_range is None else list(setting.fixed_range)
+        place = f"{tensor.module}.{tensor.role.value}[{tensor.key}]"
+        ours[place] = [setting.bits, setting.symmetric, setting.granularity.value, fixed]
     theirs = {
         place: [bits, symmetric, "channel" if scales else "tensor", fixed]
         for place, (bits, symmetric, scales, fixed) in RECORDED[f"{name}/{kind}"]["places"].items()

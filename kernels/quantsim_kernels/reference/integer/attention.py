@@ -34,7 +34,7 @@ def exponential(
 ) -> Integers:
     """``exp(x - max)`` over the last dimension, as integers; the numerators of a softmax.
 
-    With ``round`` half away from zero, in units of 2^-11 nat::
+    With ``round`` half away from zero, in the units of the tables (``1 / u`` nat; ``u`` is 2048 unless they say more)::
 
         t = round(x * multiplier / 2^shift) + bias
         d = clamp(max(t, over what takes part) - t, 0, 65535)
@@ -43,12 +43,12 @@ def exponential(
     Args:
         x: codes, shape ``(..., N)``; their zero point cancels.
         mask: booleans that broadcast to ``x``, True where an element takes part; ``None``: everywhere.
-        multiplier: step of ``x`` times 2^11, times 2^shift.
+        multiplier: step of ``x`` times ``u``, times 2^shift.
         shift: 1 to 62.
-        exponential_high: 256 entries, ``exp(-i / 8)`` in a fixed point.
-        exponential_low: 256 entries, ``exp(-j / 2048)`` in a fixed point.
+        exponential_high: 256 entries, ``exp(-256 i / u)`` in a fixed point; see `exponential_tables`.
+        exponential_low: 256 entries, ``exp(-j / u)`` in a fixed point.
         exponential_shift: leaves the wanted bits of the product of both.
-        bias: integers that broadcast to ``x``, in units of 2^-11 nat, or ``None``.
+        bias: integers that broadcast to ``x``, in units of ``1 / u`` nat, or ``None``.
 
     Returns:
         Shape of ``x``, broadcast with mask and bias.

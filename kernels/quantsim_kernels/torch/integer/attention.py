@@ -154,7 +154,7 @@ def softmax_matmul(
 
 
 def _scores(x: Tensor, multiplier: Constant, shift: Constant) -> Tensor:
-    """Scores in units of 2^-11 nat, int32 or int64, less than half of the dtype's largest."""
+    """Scores in the units of the tables, int32 or int64, less than half of the dtype's largest."""
     single, places = number(multiplier), number(shift)
     if x.device.type == "cpu" and single is not None and places is not None:
         reach = (max(map(abs, bounds(x))) * abs(single) >> places) + 1
